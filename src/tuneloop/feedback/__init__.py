@@ -1,0 +1,1 @@
+"""What users did: sessions, events, batches and their store."""

@@ -1,0 +1,1 @@
+"""The migrations, oldest first: one file for each step of the schema."""

@@ -1,0 +1,1 @@
+"""The registry: register, load by name and version, alias; embed and rank."""

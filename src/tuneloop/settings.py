@@ -1,0 +1,102 @@
+"""Every setting of the service, in one class: `TUNELOOP_*` variables or a `.env` file, all optional."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Role = Literal["ingest", "read", "admin"]
+
+
+class ApiKey(NamedTuple):
+    """A key that clients send as `Authorization: Bearer {secret}`."""
+
+    name: str
+    role: Role
+    secret: str
+
+
+class Settings(BaseSettings):
+    """The configuration of one Tuneloop installation; each field is read from `TUNELOOP_{FIELD}`."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNELOOP_", env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    data_dir: Path = Field(Path("tuneloop-data"), description="Folder that holds everything the service keeps.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the database (default: SQLite in data_dir).")
+    host: str = Field("127.0.0.1", description="Address the API listens on; any but loopback requires api_keys.")
+    port: int = Field(5000, ge=1, le=65535, description="Port of the API.")
+    mlflow_tracking_uri: str | None = Field(None, description="Your own MLflow server (default: one is started).")
+    mlflow_port: int = Field(5001, ge=1, le=65535, description="Port of the MLflow server that is started for you.")
+    mlflow_public_url: str | None = Field(None, description="Address of MLflow as a browser reaches it, for links.")
+    mlflow_retry_seconds: float = Field(600, gt=0, description="How long a worker waits for an MLflow that is away.")
+    api_keys: str = Field("", description="Comma-separated name:role:secret; roles: ingest, read, admin.")
+    max_body_mb: float = Field(10, gt=0, description="Largest request body in MiB; streamed imports have no limit.")
+    session_settle_seconds: float = Field(0, ge=0, description="A release takes sessions older than this.")
+    retention_days: float | None = Field(None, gt=0, description="Forget sessions this many days after arrival.")
+    plugins: Path | None = Field(None, description="Folder of *.py files with methods of your own.")
+    snapshot_url: str | None = Field(None, description="fsspec URL for snapshots (default: data_dir/snapshots).")
+    cache_max_gb: float = Field(10, gt=0, description="Disk space for the encoder caches, in GiB.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the parts log.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _keys_parse(cls, value: str) -> str:
+        _parse_keys(value)
+        return value
+
+    @cached_property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The API keys; empty when the service is open to whoever reaches it."""
+        return _parse_keys(self.api_keys)
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute()}/tuneloop.sqlite"
+
+    @property
+    def queue_url(self) -> str:
+        """The URL of DBOS's system database."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute()}/queue.sqlite"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server that runs are tracked in."""
+        return (self.mlflow_tracking_uri or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's address for links that a person opens."""
+        return (self.mlflow_public_url or self.tracking_uri.replace("127.0.0.1", "localhost")).rstrip("/")
+
+    @property
+    def snapshots(self) -> str:
+        """The fsspec URL under which snapshots lie."""
+        return (self.snapshot_url or str(self.data_dir.absolute() / "snapshots")).rstrip("/")
+
+    @property
+    def work_dir(self) -> Path:
+        """Where workers keep local copies while a task runs; emptied afterwards."""
+        return self.data_dir.absolute() / "work"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the API."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def _parse_keys(text: str) -> tuple[ApiKey, ...]:
+    keys = []
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        name, _, rest = entry.partition(":")
+        role, _, secret = rest.partition(":")
+        if not (name and secret):
+            raise ValueError("TUNELOOP_API_KEYS takes name:role:secret, separated by commas")
+        if role not in get_args(Role):
+            raise ValueError(f"the role of key {name!r} must be one of {', '.join(get_args(Role))}, not {role!r}")
+        keys.append(ApiKey(name, cast(Role, role), secret))
+    if len({key.secret for key in keys}) < len(keys):
+        raise ValueError("two of TUNELOOP_API_KEYS share a secret")
+    return tuple(keys)

@@ -1,0 +1,1 @@
+"""Asked-for work: task records, the durable queue, the worker."""
