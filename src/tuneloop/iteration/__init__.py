@@ -1,0 +1,1 @@
+"""The eight steps of learning once; hyperparameter search; where runs execute."""

@@ -1,0 +1,102 @@
+"""Which hyperparameters to try next: Optuna, one trial after another, the same questions after a resume."""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tuneloop.iteration.record import RunRecord
+
+if TYPE_CHECKING:
+    from tuneloop.methods.contract import Direction
+
+STARTUP_TRIALS = 3
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Search:
+    """The search of one iteration over its method's space.
+
+    Every trial is seeded by the seed and its number and sees only the records before it, so a resumed search asks
+    what the first would have asked.
+
+    Args:
+        space: the hyperparameters and their distributions.
+        direction: which way the main metric gets better.
+        seed: of the whole search.
+        first: a set of hyperparameters to try before anything else.
+        around: narrow the space to the neighbourhood of `first`, as for every iteration but a method's first.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        *,
+        direction: "Direction",
+        seed: int,
+        first: Mapping[str, Any] | None = None,
+        around: bool = False,
+    ) -> None:
+        known = {name: value for name, value in (first or {}).items() if name in space and _holds(space[name], value)}
+        self.first = known or None
+        self.space = {
+            name: _narrow(distribution, known[name]) if around and name in known else distribution
+            for name, distribution in space.items()
+        }
+        self.direction = direction
+        self.seed = seed
+
+    def ask(self, records: Sequence[RunRecord]) -> optuna.Trial:
+        """The next trial, after runs that came to these records."""
+        number = len(records)
+        study = optuna.create_study(
+            direction=self.direction,
+            sampler=optuna.samplers.TPESampler(
+                n_startup_trials=STARTUP_TRIALS, seed=zlib.crc32(f"{self.seed}/{number}".encode())
+            ),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
+        )
+        study.add_trials([self._frozen(record) for record in records])
+        if number == 0 and self.first is not None:
+            study.enqueue_trial(dict(self.first))
+        return study.ask(dict(self.space))
+
+    def _frozen(self, record: RunRecord) -> FrozenTrial:
+        states = {"done": TrialState.COMPLETE, "ineligible": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        state = states.get(record.outcome, TrialState.FAIL)
+        return optuna.trial.create_trial(
+            state=state,
+            value=record.value if state == TrialState.COMPLETE else None,
+            params={name: value for name, value in record.params.items() if name in self.space},
+            distributions=self.space,
+            intermediate_values=dict(enumerate(record.course)),
+            # Above zero is infeasible.
+            constraints={"eligible": float(record.outcome == "ineligible")} if state == TrialState.COMPLETE else None,
+        )
+
+
+def _holds(distribution: BaseDistribution, value: Any) -> bool:
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (ValueError, TypeError):
+        return False
+
+
+def _narrow(distribution: BaseDistribution, best: Any) -> BaseDistribution:
+    """The same distribution around what was best: a third to three times on a log scale, else a quarter of it."""
+    if isinstance(distribution, FloatDistribution) and distribution.step is None:
+        low, high = distribution.low, distribution.high
+        if distribution.log:
+            return FloatDistribution(max(low, best / 3), min(high, best * 3), log=True)
+        reach = (high - low) / 4
+        return FloatDistribution(max(low, best - reach), min(high, best + reach))
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        reach = max(distribution.step, math.ceil((distribution.high - distribution.low) / 4))
+        reach -= reach % distribution.step
+        low, high = max(distribution.low, best - reach), min(distribution.high, best + reach)
+        return IntDistribution(low, high, step=distribution.step)
+    return distribution

@@ -1,0 +1,1 @@
+"""The plugin contract, its discovery, and the built-in methods."""

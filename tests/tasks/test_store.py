@@ -1,0 +1,130 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tuneloop.errors import Conflict, NotFound
+from tuneloop.feedback.store import FeedbackStore, NewSession, Result
+from tuneloop.tasks.store import TaskStore
+
+METHOD = "Probe"
+
+
+@pytest.fixture
+def feedback(database):
+    return FeedbackStore(database)
+
+
+@pytest.fixture
+def store(database, feedback):
+    return TaskStore(database, feedback)
+
+
+def collect(feedback, count=1, prefix="s"):
+    for number in range(count):
+        feedback.add_session(NewSession(f"{prefix}{number}", "query", (Result("item", 0.5, None),)))
+
+
+def create(store, **changes):
+    return store.create_fine_tuning(**{"method": METHOD, "settings": {}, **changes})
+
+
+def test_a_task_without_batch_releases_what_is_collected(store, feedback):
+    collect(feedback, 3)
+    task = create(store)
+    assert task.status == "pending"
+    (released, *_) = [batch for batch in feedback.batches() if batch.status == "released"]
+    assert (released.batch_id, released.sessions) == (task.batch_id, 3)
+
+
+def test_with_nothing_collected_the_task_is_an_error(store):
+    task = create(store)
+    assert (task.status, task.batch_id) == ("error", None)
+    assert "nothing was collected" in (task.detail or "")
+    assert store.get(task.id) == task
+
+
+def test_restart_of_such_a_task_takes_what_came_since(store, feedback):
+    task = create(store)
+    assert store.restart(task.id).status == "error"
+    collect(feedback)
+    again = store.restart(task.id)
+    assert again.status == "pending"
+    assert again.batch_id is not None
+    assert again.attempt == task.attempt + 2
+
+
+def test_a_batch_must_exist_and_be_released(store, feedback):
+    collect(feedback)
+    (collecting,) = feedback.batches()
+    with pytest.raises(Conflict, match="still collecting"):
+        create(store, batch_id=collecting.batch_id)
+    with pytest.raises(NotFound):
+        create(store, batch_id="0" * 24)
+    batch_id = feedback.release("r1")
+    assert create(store, batch_id=batch_id).batch_id == batch_id
+    assert store.list() == [store.list()[0]]
+
+
+def test_identical_requests_at_once_make_one_task(store, feedback):
+    collect(feedback, 5)
+    with ThreadPoolExecutor(20) as pool:
+        tasks = list(pool.map(lambda _: create(store, idempotency_key="k", metadata={"a": 1}), range(20)))
+    assert {task.id for task in tasks} == {tasks[0].id}
+    assert {task.status for task in tasks} == {"pending"}
+    assert len(store.list()) == 1
+
+
+def test_another_request_with_the_key_is_refused_and_releases_nothing(store, feedback):
+    collect(feedback)
+    create(store, idempotency_key="k")
+    collect(feedback, prefix="t")
+    with pytest.raises(Conflict, match="idempotency_key"):
+        create(store, idempotency_key="k", settings={"max_runs": 2})
+    assert [batch.sessions for batch in feedback.batches() if batch.status == "collecting"] == [1]
+
+
+def test_cancel_and_restart(store, feedback):
+    collect(feedback)
+    task = create(store)
+    with pytest.raises(Conflict):
+        store.restart(task.id)
+    assert store.cancel(task.id).status == "canceled"
+    assert store.cancel(task.id).status == "canceled"
+    assert store.begin(task.id, task.attempt) is None
+    again = store.restart(task.id)
+    assert (again.status, again.attempt) == ("pending", 2)
+    assert store.begin(task.id, 1) is None
+    assert store.begin(task.id, 2).status == "processing"
+    assert store.cancel(task.id).status == "processing"
+    assert store.cancel_requested(task.id, 2)
+    store.update(task.id, 2, status="done")
+    for change in (store.cancel, store.restart):
+        with pytest.raises(Conflict):
+            change(task.id)
+
+
+def test_an_earlier_attempt_changes_nothing_any_more(store, feedback):
+    collect(feedback)
+    task = create(store)
+    store.begin(task.id, 1)
+    store.update(task.id, 1, status="error", detail="first")
+    store.restart(task.id)
+    store.begin(task.id, 2)
+    store.update(task.id, 1, status="done")
+    assert store.get(task.id).status == "processing"
+    assert store.cancel_requested(task.id, 1)
+
+
+def test_lists_newest_first_and_filters(store, feedback):
+    ids = []
+    for number in range(3):
+        collect(feedback, prefix=f"b{number}-")
+        ids.append(create(store).id)
+    store.cancel(ids[1])
+    assert [task.id for task in store.list()] == ids[::-1]
+    assert [task.id for task in store.list(skip=1, limit=1)] == [ids[1]]
+    assert [task.id for task in store.list(status="canceled")] == [ids[1]]
+    assert [task.id for task in store.waiting()] == [ids[0], ids[2]]
+    assert store.counts() == {"pending": 2, "processing": 0, "done": 0, "canceled": 1, "error": 0}
+    with pytest.raises(NotFound):
+        store.get(ids[0], kind="other")
