@@ -1,0 +1,1 @@
+"""Starting, watching and stopping the parts of the service on one machine."""
