@@ -46,7 +46,7 @@ class Database:
         options: dict[str, Any] = (
             {"connect_args": {"timeout": BUSY_SECONDS}} if self.is_sqlite else {"pool_pre_ping": True}
         )
-        self.engine = sa.create_engine(url, pool_size=20, max_overflow=40, **options)
+        self.engine = sa.create_engine(url, pool_size=20, max_overflow=40, hide_parameters=True, **options)
         self._write_lock = threading.Lock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)

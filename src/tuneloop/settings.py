@@ -1,11 +1,14 @@
 """Every setting of the service, in one class: `TUNELOOP_*` variables or a `.env` file, all optional."""
 
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tuneloop.errors import InvalidInput
 
 Role = Literal["ingest", "read", "admin"]
 
@@ -81,10 +84,27 @@ class Settings(BaseSettings):
         """Where workers keep local copies while a task runs; emptied afterwards."""
         return self.data_dir.absolute() / "work"
 
+    def check_exposure(self) -> None:
+        """Refuse to listen where others can reach the API while it is open to everybody.
+
+        Raises:
+            InvalidInput: the address is not a loopback address and there are no API keys.
+        """
+        if not self.is_loopback and not self.keys:
+            raise InvalidInput(
+                f"TUNELOOP_HOST is {self.host}, which others can reach, and there is no API key: "
+                "set TUNELOOP_API_KEYS=name:role:secret, or TUNELOOP_HOST=127.0.0.1"
+            )
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches the API."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:  # a name can lead anywhere
+            return False
 
 
 def _parse_keys(text: str) -> tuple[ApiKey, ...]:

@@ -18,7 +18,7 @@ class Context:
     """What iterations hand to a method, recording what they are told."""
 
     def __init__(self, seed=3, cancel_at=None):
-        self.seed, self.cancel_at = seed, cancel_at
+        self.seed, self.cancel_at, self.cache_bytes = seed, cancel_at, 2**30
         self.stages, self.reports, self.checks = [], [], 0
 
     def check(self):
@@ -118,8 +118,16 @@ def test_any_point_of_the_search_space_can_be_trained(tmp_path, tiny_model, snap
     assert set(method.default_params()) == set(method.search_space())
 
 
+def test_the_fixed_layers_fit_the_model(tiny_model, tmp_path):
+    method = DefaultFineTuningMethod(DefaultSettings(model=str(tiny_model)))
+    assert method.search_space()["num_fixed_layers"].choices == (2,)
+    assert method.default_params()["num_fixed_layers"] == 2
+    without = DefaultFineTuningMethod(DefaultSettings(model=str(tmp_path)))
+    assert without.search_space()["num_fixed_layers"].choices == (0,)
+
+
 def test_given_hyperparameters_are_not_searched(tiny_model):
-    method = DefaultFineTuningMethod(DefaultSettings(fixed_params={"margin": 0.25}))
+    method = DefaultFineTuningMethod(DefaultSettings(model=str(tiny_model), fixed_params={"margin": 0.25}))
     assert method.search_space()["margin"].choices == (0.25,)
     assert method.default_params()["margin"] == 0.25
 

@@ -23,11 +23,11 @@ time.sleep(1000)
 
 def test_only_the_loopback_address_needs_no_key():
     for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1"):
-        checks.check_exposure(Settings(host=host))
+        Settings(host=host).check_exposure()
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
         with pytest.raises(InvalidInput, match="TUNELOOP_API_KEYS"):
-            checks.check_exposure(Settings(host=host))
-        checks.check_exposure(Settings(host=host, api_keys="me:admin:secret"))
+            Settings(host=host).check_exposure()
+        Settings(host=host, api_keys="me:admin:secret").check_exposure()
 
 
 def test_the_data_folder_is_made_with_its_parents(tmp_path: Path):

@@ -84,6 +84,7 @@ def test_an_older_database_is_brought_up_with_what_it_holds(tmp_path: Path) -> N
         config.attributes["connection"] = connection
         command.upgrade(config, before)
         connection.execute(sa.text("INSERT INTO experiments (name, lifecycle_stage) VALUES ('mine', 'active')"))
+    engine.dispose()
     prepare_database(path)
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == head

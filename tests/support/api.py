@@ -18,7 +18,9 @@ NO_MLFLOW = "http://127.0.0.1:9"
 
 
 def settings_for(folder: Path, **more: Any) -> Settings:
-    return Settings(_env_file=None, data_dir=folder, **{"mlflow_tracking_uri": NO_MLFLOW, **more})
+    return Settings(
+        _env_file=None, data_dir=folder, **{"mlflow_tracking_uri": NO_MLFLOW, "mlflow_retry_seconds": 0.2, **more}
+    )
 
 
 @contextmanager

@@ -52,21 +52,31 @@ def record(connection: sa.Connection, entries: Sequence[Entry]) -> list[Outcome]
             known = all(event.object_id in shown[session_id] for event in entry.events)
             outcomes.append(Outcome.SAME if known else Outcome.UNSHOWN)
     kept = [entry for entry, outcome in zip(entries, outcomes, strict=True) if outcome in (Outcome.NEW, Outcome.SAME)]
-    changed = insert_events(
-        connection, batch_id, ((rows[entry.session.session_id], event) for entry in kept for event in entry.events)
-    )
+    pairs = [(rows[entry.session.session_id], event) for entry in kept for event in entry.events]
+    added: set[tuple[int, str | None]] = {*insert_events(connection, batch_id, pairs)}
     verdicts = [rows[entry.session.session_id] for entry in kept if entry.is_irrelevant]
-    changed.update(_mark_irrelevant(connection, [row.seq for row in verdicts if not row.is_irrelevant]))
-    return [
-        Outcome.ADDED if outcome is Outcome.SAME and rows[entry.session.session_id].seq in changed else outcome
-        for entry, outcome in zip(entries, outcomes, strict=True)
-    ]
+    added.update((seq, None) for seq in _mark_irrelevant(connection, [r.seq for r in verdicts if not r.is_irrelevant]))
+    for place, (entry, outcome) in enumerate(zip(entries, outcomes, strict=True)):
+        if outcome in (Outcome.NEW, Outcome.SAME):
+            brought = added & _brought(rows[entry.session.session_id].seq, entry)
+            added -= brought  # further down it is a repeat
+            if brought and outcome is Outcome.SAME:
+                outcomes[place] = Outcome.ADDED
+    return outcomes
 
 
-def insert_events(connection: sa.Connection, collecting_id: str, pairs: Iterable[tuple[Row, NewEvent]]) -> Counter[int]:
+def _brought(seq: int, entry: Entry) -> set[tuple[int, str | None]]:
+    """What an entry may add to its session: its events by id, and the verdict as None."""
+    verdict: set[tuple[int, str | None]] = {(seq, None)} if entry.is_irrelevant else set()
+    return verdict | {(seq, event.event_id) for event in entry.events}
+
+
+def insert_events(
+    connection: sa.Connection, collecting_id: str, pairs: Iterable[tuple[Row, NewEvent]]
+) -> set[tuple[int, str]]:
     """Store the events that their sessions do not have yet, and count those whose batch is released as late.
 
-    The caller holds the sessions' row locks. Returns the number of new events of each session, by its `seq`.
+    The caller holds the sessions' row locks. Returns the new events by their session's `seq` and their id.
     """
     now = now_micros()
     batch_of, values = {}, []
@@ -83,14 +93,11 @@ def insert_events(connection: sa.Connection, collecting_id: str, pairs: Iterable
             }
         )
     if not values:
-        return Counter()
+        return set()
     statement = insert(connection, events).on_conflict_do_nothing(index_elements=["session_seq", "event_id"])
-    stored = Counter(connection.scalars(statement.returning(events.c.session_seq), values))
-    late: Counter[str] = Counter()
-    for seq, count in stored.items():
-        if batch_of[seq] != collecting_id:
-            late[batch_of[seq]] += count
-    count_late(connection, late)
+    returned = connection.execute(statement.returning(events.c.session_seq, events.c.event_id), values)
+    stored = {(int(row.session_seq), str(row.event_id)) for row in returned}
+    count_late(connection, Counter(batch_of[seq] for seq, _ in stored if batch_of[seq] != collecting_id))
     return stored
 
 
@@ -114,7 +121,7 @@ def add_events(connection: sa.Connection, session_id: str, new: Sequence[NewEven
                 f"object_id {event.object_id!r} is not among the results of session {session_id!r}: nothing was stored",
                 field=f"events.{position}.object_id",
             )
-    return insert_events(connection, collecting(connection), ((row, event) for event in new)).total()
+    return len(insert_events(connection, collecting(connection), ((row, event) for event in new)))
 
 
 def _find_or_store(

@@ -37,7 +37,11 @@ UnixSeconds = Annotated[
     Field(allow_inf_nan=False, json_schema_extra={"minimum": 0, "exclusiveMaximum": END_OF_TIME}),
     AfterValidator(check_seconds),
 ]
-Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_LENGTH), AfterValidator(_check_query)]
+Query = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_QUERY_LENGTH, json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(_check_query),
+]
 EventType = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_text)]
 
 

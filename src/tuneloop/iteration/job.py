@@ -21,6 +21,7 @@ class Job:
     method: Method[MethodSettings]
     snapshot: Snapshot
     work_dir: Path  # local copies; gone afterwards
+    cache_bytes: int = 10 * 2**30  # disk space for the method's caches
 
     @property
     def name(self) -> str:

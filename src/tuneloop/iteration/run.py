@@ -177,6 +177,7 @@ class RunContext:
         seed: int | None = None,
     ) -> None:
         self.seed = job.method.settings.seed if seed is None else seed
+        self.cache_bytes = job.cache_bytes
         self.course: list[float] = []
         self.last_step = 0
         self._main_metric = job.main_metric

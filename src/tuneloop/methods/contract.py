@@ -56,9 +56,15 @@ class Diverged(Exception):
 
 
 class Context(Protocol):
-    """What `prepare` and `train` are handed to stay in touch with whoever runs them."""
+    """What `prepare` and `train` are handed to stay in touch with whoever runs them.
+
+    Attributes:
+        seed: of everything random.
+        cache_bytes: disk space that the method's caches, next to the start model, may take.
+    """
 
     seed: int
+    cache_bytes: int
 
     def check(self) -> None:
         """Call at least every second or two of work.

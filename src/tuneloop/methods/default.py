@@ -46,14 +46,16 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
-    query_lr: float = Field(1e-4, gt=0, description="Learning rate of the query encoder.")
-    items_lr: float = Field(1e-4, gt=0, description="Learning rate of the item encoder.")
+    query_lr: float = Field(4e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(4e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
-    margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
+    margin: float = Field(0.1, description="By how much a clicked result should be nearer than another.")
     not_irrelevant_only: bool = Field(True, description="Leave out sessions in which nothing was relevant.")
     negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
-    loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
+    loss: Literal["combined", "contrastive", "margin_ranking"] = Field(
+        "combined", description="What training minimises: one of two losses, or both."
+    )
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
 
 
@@ -67,6 +69,7 @@ class DefaultSettings(MethodSettings):
         None, description="Start of the first iteration: hub id or folder (default: the packaged all-MiniLM-L6-v2)."
     )
     max_length: int = Field(128, ge=4, le=8192, description="Tokens of a text that the model reads.")
+    train_length: int = Field(64, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
     encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
     max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(4, ge=1, le=100, description="Evaluations in a run, evenly spread.")
@@ -81,7 +84,6 @@ class DefaultSettings(MethodSettings):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="What the layers compute in; auto takes bfloat16 where the machine multiplies it natively."
     )
-    cache_max_gb: float = Field(10, ge=0, description="Disk space for the output of fixed layers, in GiB.")
     fixed_params: FixedParams = Field(
         default_factory=FixedParams, description="Hyperparameters that are not searched but given; others are searched."
     )
@@ -146,22 +148,22 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         space: dict[str, BaseDistribution] = {
-            "num_fixed_layers": CategoricalDistribution((4, 5)),
-            "query_lr": FloatDistribution(2e-5, 5e-4, log=True),
-            "items_lr": FloatDistribution(2e-5, 5e-4, log=True),
+            "num_fixed_layers": CategoricalDistribution(self._depths()),
+            "query_lr": FloatDistribution(1e-4, 1e-3, log=True),
+            "items_lr": FloatDistribution(1e-4, 1e-3, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "margin": FloatDistribution(0.0, 0.2),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
-            "negative_downsampling": FloatDistribution(0.02, 0.15),
-            "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
+            "negative_downsampling": FloatDistribution(0.02, 0.08),
+            "loss": CategoricalDistribution(("combined", "contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
         }
         return space | {name: CategoricalDistribution((value,)) for name, value in self._given.items()}
 
     def default_params(self) -> Mapping[str, Any]:
         """Known to work on short and long texts; with `fixed_params` in their places."""
-        return FixedParams().model_dump() | self._given
+        return FixedParams().model_dump() | {"num_fixed_layers": self._depths()[0]} | self._given
 
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""
@@ -180,7 +182,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         tokens = tokenize(model, training.texts, queries=training.queries, check=context.check)
         context.progress("measuring the start model")
         encoder = Encoder(model, tokens, precision=self.settings.precision)
-        cache = PrefixCache(start_model.parent, max_bytes=int(self.settings.cache_max_gb * 2**30))
+        cache = PrefixCache(start_model.parent, max_bytes=context.cache_bytes)
         # Most runs fix as many layers: what they need is computed once, here.
         encoder.fix_layers(self.default_params()["num_fixed_layers"], cache, check=context.check)
         evaluator = Evaluator(
@@ -215,7 +217,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
                 encoder,
                 data.training,
                 data.evaluator,
-                Params(**params, temperature=self.settings.temperature),
+                Params(**params, temperature=self.settings.temperature, max_length=self.settings.train_length),
                 schedule,
                 seed=context.seed,
                 cache=data.cache,
@@ -252,6 +254,16 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             ],
             create_model_card=False,
         )
+
+    def _depths(self) -> tuple[int, ...]:
+        """How many layers may be fixed: two thirds of the model's, or all but one."""
+        from transformers import AutoConfig
+
+        try:
+            layers = int(AutoConfig.from_pretrained(self.initial_model_source()).num_hidden_layers)
+        except (OSError, ValueError, AttributeError):  # no transformer at the root of the model
+            return (0,)
+        return tuple(sorted({round(layers * 2 / 3), max(layers - 1, 0)}))
 
     @property
     def _given(self) -> dict[str, Any]:

@@ -13,19 +13,6 @@ from tuneloop.errors import InvalidInput, Unavailable
 from tuneloop.settings import Settings
 
 
-def check_exposure(settings: Settings) -> None:
-    """Refuse to listen where others can reach the API while it is open to everybody.
-
-    Raises:
-        InvalidInput: the address is not a loopback address and there are no API keys.
-    """
-    if not settings.is_loopback and not settings.keys:
-        raise InvalidInput(
-            f"TUNELOOP_HOST is {settings.host}, which others can reach, and there is no API key: "
-            "set TUNELOOP_API_KEYS=name:role:secret, or TUNELOOP_HOST=127.0.0.1"
-        )
-
-
 def check_folder(folder: Path) -> None:
     """Create the data folder and write to it.
 

@@ -127,7 +127,7 @@ def _without_password(url: str) -> str:
 
 def _exposure(settings: "Settings") -> Finding:
     try:
-        checks.check_exposure(settings)
+        settings.check_exposure()
     except TuneloopError as error:
         return Finding("settings", "problem", error.detail)
     keys = f"{len(settings.keys)} API keys" if settings.keys else "open to whoever reaches it, no API keys"

@@ -15,7 +15,7 @@ def run_api(settings: Settings) -> int:
     lifeline.hold()
     logs.configure(settings.log_level)
     try:
-        checks.check_exposure(settings)
+        settings.check_exposure()
         checks.check_folder(settings.data_dir)
         listener = ports.bind(settings.host, settings.port, "TUNELOOP_PORT")
         checks.migrate(settings)

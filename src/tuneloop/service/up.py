@@ -27,7 +27,7 @@ def run(settings: Settings) -> int:
     """
     lifeline.hold(grace_seconds=WORK_STOP_SECONDS + MLFLOW_STOP_SECONDS + 1, spare=True)  # it ends its parts itself
     try:
-        checks.check_exposure(settings)
+        settings.check_exposure()
         checks.check_folder(settings.data_dir)
         lock = checks.FolderLock(settings.data_dir)
     except TuneloopError as error:

@@ -63,7 +63,15 @@ class FineTuning:
             method = kind(kind.settings_schema(**(task.settings or {})))
             follower.progress(stage="snapshot")
             url = durable("snapshot", lambda: self._snapshots.write(task.id, batch_id, check=follower.check).url)
-            job = Job(task.id, task.attempt, batch_id, method, Snapshot(url), self._work_dir / task.id)
+            job = Job(
+                task.id,
+                task.attempt,
+                batch_id,
+                method,
+                Snapshot(url),
+                self._work_dir / task.id,
+                int(self._settings.cache_max_gb * 2**30),
+            )
             retry_seconds = self._settings.mlflow_retry_seconds
             tracking = Tracking(self._settings.tracking_uri, retry_seconds=retry_seconds, check=follower.check)
             outcome = iterate(job, tracking=tracking, stored=self._stored, observer=follower, durable=durable)
