@@ -195,7 +195,8 @@ def test_what_a_worker_notes_is_answered(
     task = http.get(f"{TASKS}/{task_id}").json()
     assert (task["status"], task["progress"], task["detail"]) == ("processing", progress, "so far")
     assert (task["best_run_id"], task["start_run_id"]) == ("r2", "r1")
-    assert task["experiment_url"] == "https://mlflow.example.org/#/experiments/7"
+    assert task["experiment_url"].startswith("https://mlflow.example.org/#/experiments/7/runs?")
+    assert task["best_run_url"].startswith("https://mlflow.example.org/#/experiments/7/runs/r2?")
     assert task["best_model_url"] == f"{str(http.base_url).rstrip('/')}{TASKS}/{task_id}/model.safetensors"
     elsewhere = http.get(f"{TASKS}/{task_id}", headers={"Host": "tuneloop.example.org:8080"}).json()
     assert elsewhere["best_model_url"].startswith("http://tuneloop.example.org:8080/api/v1/")

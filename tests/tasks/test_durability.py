@@ -54,7 +54,7 @@ class Running:
         wait_until(reached, seconds=60, what=f"run {run} to train")
 
     def runs(self, task_id):
-        experiment = self.task(task_id)["experiment_url"].rpartition("/")[2]
+        experiment = self.task(task_id)["experiment_url"].partition("/#/experiments/")[2].partition("/")[0]
         answer = httpx.post(
             f"{self.service.mlflow_url}/api/2.0/mlflow/runs/search",
             json={"experiment_ids": [experiment], "filter": f"tags.`tuneloop.task_id` = '{task_id}'"},

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from tuneloop.api.backend import Backend
 from tuneloop.ids import iso
 from tuneloop.tasks.store import FINE_TUNING, TaskRecord
+from tuneloop.tracking import experiment_url, run_url
 
 WEIGHTS_PATH = "api/v1/fine-tuning/task/{task_id}/model.safetensors"
 
@@ -32,6 +33,7 @@ def task_answer(record: TaskRecord, request: Request, backend: Backend, *, with_
         "start_run_id": record.start_run_id,
         "best_run_id": record.best_run_id,
         "best_model_url": _weights_url(record, request),
+        "best_run_url": _best_run_url(record, backend),
         "experiment_url": _experiment_url(record, backend),
         "output": record.output if with_kind else None,
     }
@@ -47,4 +49,10 @@ def _weights_url(record: TaskRecord, request: Request) -> str | None:
 def _experiment_url(record: TaskRecord, backend: Backend) -> str | None:
     if record.experiment_id is None:
         return None
-    return f"{backend.settings.mlflow_url}/#/experiments/{record.experiment_id}"
+    return experiment_url(backend.settings.mlflow_url, record.experiment_id)
+
+
+def _best_run_url(record: TaskRecord, backend: Backend) -> str | None:
+    if record.experiment_id is None or record.best_run_id is None:
+        return None
+    return run_url(backend.settings.mlflow_url, record.experiment_id, record.best_run_id)

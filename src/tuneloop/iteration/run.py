@@ -106,7 +106,7 @@ class Executor:
     def drop_superseded(self, records: Sequence[RunRecord], best: RunRecord | None) -> None:
         """Delete the models of runs that were best for a while, once their successor is safe."""
         for record in records:
-            if record.outcome == "done" and record != best and self._tracking.has_model(record.run_id):
+            if record.outcome == "done" and record != best:
                 self._tracking.delete_model(record.run_id)
 
     @property
@@ -221,7 +221,7 @@ def end_interrupted_runs(tracking: Tracking, experiment_id: str, task_id: str) -
         record = finished_record(run)
         if run.status == "RUNNING":  # with a record it was only killed before its last line
             tracking.end_run(run.run_id, _status(record) if record else "KILLED")
-        if record is None and tracking.has_model(run.run_id):
+        if record is None:
             tracking.delete_model(run.run_id)
     return runs
 

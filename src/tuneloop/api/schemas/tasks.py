@@ -46,6 +46,7 @@ class TaskFields(BaseModel):
     start_run_id: str | None = Field(None, description="The MLflow run whose model the iteration started from.")
     best_run_id: str | None = Field(None, description="The MLflow run whose model is the best.")
     best_model_url: str | None = Field(None, description="Downloads the weights of the best model, safetensors.")
+    best_run_url: str | None = Field(None, description="The best run's page in MLflow.")
     experiment_url: str | None = Field(None, description="The iteration's page in MLflow.")
 
 
