@@ -1,0 +1,1 @@
+"""A made-up shop: catalogue, shoppers, searches, clicks, purchases."""

@@ -1,0 +1,1 @@
+"""Learning from clicks: training data, encoders, losses, metrics, the training loop."""

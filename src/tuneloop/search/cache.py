@@ -1,0 +1,57 @@
+"""The output of the fixed layers, computed once for each distinct text and kept on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_DEPTHS = 2
+
+
+class PrefixCache:
+    """Hidden states (T, H) bfloat16 of all T tokens of a table, memory-mapped, one file for each depth.
+
+    All runs of an iteration start from the same model and so share them. The files have no name: their space is free
+    again once this object or its process is gone, however it ends.
+
+    Args:
+        folder: where the files lie.
+        max_bytes: space they may take altogether; a depth that does not fit is not cached.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._depths: dict[int, Tensor] = {}
+
+    def get(self, depth: int, *, tokens: int, width: int, build: Callable[[Tensor], None]) -> Tensor | None:
+        """The hidden states above `depth` layers, which `build` fills in when they are not there yet.
+
+        At most two depths are kept: a third replaces the one used longest ago. None when they would not fit.
+        """
+        size = 2 * tokens * width
+        if depth in self._depths:
+            self._depths[depth] = self._depths.pop(depth)  # the one used last stands last
+            return self._depths[depth]
+        while self._depths and (len(self._depths) >= MAX_DEPTHS or self.used + size > self.max_bytes):
+            self._depths.pop(next(iter(self._depths)))
+        if not 0 < size <= self.max_bytes:
+            return None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            file.truncate(size)
+            mapped = np.memmap(file, dtype=np.int16, mode="r+", shape=(tokens, width))
+        hidden = torch.from_numpy(mapped).view(torch.bfloat16)
+        build(hidden)
+        self._depths[depth] = hidden
+        return hidden
+
+    @property
+    def used(self) -> int:
+        """Bytes on disk."""
+        return sum(2 * hidden.numel() for hidden in self._depths.values())

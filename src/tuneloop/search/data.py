@@ -1,0 +1,224 @@
+"""Training data: usable sessions, split, over one table of distinct texts, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuneloop.search.sessions import Log, Sessions
+from tuneloop.search.split import is_held_out
+
+# Sessions with a clicked item in common that stand together in a batch: the item is encoded once for all of them, and
+# what the others clicked among similar items are hard negatives. More would make the batch too uniform.
+TOGETHER = 4
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training reads.
+
+    Attributes:
+        texts: each distinct text once: first the queries, then the items.
+        queries: how many of the texts are queries.
+        train: sessions to learn from: each irrelevant, or with a clicked result.
+        held_out: such sessions with at least two results, to judge models with.
+        counts: what was found and what was left out, by name.
+    """
+
+    texts: list[str]
+    queries: int
+    train: Sessions
+    held_out: Sessions
+    counts: dict[str, int]
+
+    @property
+    def judged(self) -> int:
+        """The number of held-out sessions with a click, from which ranking metrics are computed."""
+        return int((~self.held_out.irrelevant).sum())
+
+
+def make_training_data(log: Log) -> TrainingData:
+    """Leave out what nothing can be learnt from, count it, and split the rest by query."""
+    sessions = log.sessions.keep(log.sessions.result >= 0)
+    results = np.diff(sessions.starts)
+    clicks = sessions.count(sessions.clicked)
+    unknown = results == 0
+    usable = ~unknown & (sessions.irrelevant | (clicks > 0))
+    held_out_query = np.array([is_held_out(query) for query in log.queries], dtype=bool)
+    on_test = held_out_query[sessions.query] if len(sessions) else np.zeros(0, bool)
+    # Whichever result a model ranks first, of one result there is only one order.
+    single = usable & (results == 1)
+    train, held_out = usable & ~on_test, usable & on_test & ~single
+    counts = {
+        "sessions": len(sessions),
+        "sessions_irrelevant": int(sessions.irrelevant.sum()),
+        "sessions_without_click": int((~sessions.irrelevant & (log.sessions.count(log.sessions.clicked) == 0)).sum()),
+        "sessions_without_known_items": int(unknown.sum()),
+        "sessions_with_one_result": int((np.diff(log.sessions.starts) == 1).sum()),
+        "sessions_train": int(train.sum()),
+        "sessions_held_out": int(held_out.sum()),
+        "results": len(log.sessions.result),
+        "results_unknown": int((log.sessions.result < 0).sum()),
+        "clicks": int(sessions.clicked.sum()),
+        "queries": len(log.queries),
+        "items": len(log.items),
+    }
+    return _renumber(log, sessions, train, held_out, counts)
+
+
+def _renumber(
+    log: Log, sessions: Sessions, train: NDArray[np.bool_], held_out: NDArray[np.bool_], counts: dict[str, int]
+) -> TrainingData:
+    """Number the texts anew, so that only those in use are kept: queries first, then items."""
+    used = sessions.select(train | held_out)
+    query_rows, item_rows = np.unique(used.query), np.unique(used.result)
+
+    def renumbered(part: Sessions) -> Sessions:
+        return Sessions(
+            np.searchsorted(query_rows, part.query),
+            part.irrelevant,
+            part.starts,
+            np.searchsorted(item_rows, part.result) + len(query_rows),
+            part.clicked,
+            part.position,
+        )
+
+    texts = [log.queries[row] for row in query_rows] + [log.items[row] for row in item_rows]
+    return TrainingData(
+        texts, len(query_rows), renumbered(sessions.select(train)), renumbered(sessions.select(held_out)), counts
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Distinct texts of some sessions, and the pairs among them: indices into `queries` and `items`.
+
+    Attributes:
+        queries, items: rows of the distinct texts, (Q,) and (M,).
+        click: (query, clicked item) pairs, (C, 2).
+        click_weight: 1 over the number of clicks of the session, (C,) float32.
+        pair: (query, clicked item, not-clicked item) triples of one session, (P, 3).
+        pair_weight: 1 over the number of triples of the session, (P,) float32.
+        away: (query, shown item) pairs of irrelevant sessions, (A, 2).
+        away_weight: 1 over the number of results of the session, (A,) float32.
+        known: whether an item was clicked for that query in any training session, (Q, M) bool.
+        sessions: the number of sessions.
+    """
+
+    queries: NDArray[np.int64]
+    items: NDArray[np.int64]
+    click: NDArray[np.int64]
+    click_weight: NDArray[np.float32]
+    pair: NDArray[np.int64]
+    pair_weight: NDArray[np.float32]
+    away: NDArray[np.int64]
+    away_weight: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    sessions: int
+
+
+class Sampler:
+    """Draws batches of sessions, with a share of the not-clicked results of each.
+
+    Args:
+        sessions: what to draw from, with no result unknown.
+        batch_size: sessions in a batch.
+        negative_share: the share of a session's not-clicked results to use, between 0 and 1; of an irrelevant session
+            likewise. A fraction of a result is used by chance, so that 0.5 results are one in every other session.
+        irrelevant: whether to use irrelevant sessions.
+    """
+
+    def __init__(self, sessions: Sessions, *, batch_size: int, negative_share: float, irrelevant: bool = True) -> None:
+        self.sessions = sessions if irrelevant else sessions.select(~sessions.irrelevant)
+        self.batch_size = batch_size
+        self.negative_share = negative_share
+        clicked = self.sessions.clicked & ~self.sessions.irrelevant[self.sessions.session]
+        self._topic = _topics(self.sessions, clicked)
+        self._bits = int(self.sessions.result.max(initial=0)) + 1
+        self._known = np.unique(
+            self.sessions.query[self.sessions.session[clicked]] * self._bits + self.sessions.result[clicked]
+        )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.sessions) // self.batch_size)
+
+    def epoch(self, rng: np.random.Generator, *, shuffle: bool = True) -> Iterator[Batch]:
+        """Every session once, in random order unless told otherwise, a few that clicked the same item together."""
+        count = len(self.sessions)
+        order = self._shuffled(rng) if shuffle else np.arange(count)
+        for start in range(0, count, self.batch_size):
+            yield self.batch(order[start : start + self.batch_size], rng)
+
+    def _shuffled(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A random order in which up to `TOGETHER` sessions of one topic follow one another."""
+        order = np.lexsort((rng.random(len(self.sessions)), self._topic))
+        topic = self._topic[order]
+        first = np.concatenate([[True], topic[1:] != topic[:-1]])[: len(topic)]
+        starts = np.flatnonzero(first)
+        within = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        group = np.cumsum(within % TOGETHER == 0) - 1
+        return order[np.argsort(rng.permutation(group.max(initial=-1) + 1)[group], kind="stable")]
+
+    def batch(self, chosen: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The batch of these sessions."""
+        part = self._downsample(self.sessions.select(chosen), rng)
+        queries, query = np.unique(part.query, return_inverse=True)
+        items, item = np.unique(part.result, return_inverse=True)
+        session = part.session
+        away = part.irrelevant[session]
+        click = part.clicked & ~away
+        triples = _triples(part, click)
+        key = queries[:, None] * self._bits + items[None, :]
+        return Batch(
+            queries,
+            items,
+            np.stack([query[session[click]], item[click]], axis=1),
+            _share(session[click]),
+            np.stack([query[session[triples[:, 0]]], item[triples[:, 0]], item[triples[:, 1]]], axis=1),
+            _share(session[triples[:, 0]]),
+            np.stack([query[session[away]], item[away]], axis=1),
+            _share(session[away]),
+            np.isin(key, self._known),
+            len(part),
+        )
+
+    def _downsample(self, part: Sessions, rng: np.random.Generator) -> Sessions:
+        """Keep all clicked results of clicked sessions and a random share of the others."""
+        session = part.session
+        optional = ~part.clicked | part.irrelevant[session]
+        wanted = np.floor(self.negative_share * part.count(optional) + rng.random(len(part)))
+        # One lot for each item, not for each result: sessions that show the same items mostly draw the same ones, which
+        # are then encoded once. In each session the optional ones stand first.
+        lot = rng.random(int(part.result.max(initial=0)) + 1)[part.result]
+        order = np.lexsort((lot, ~optional, session))
+        place = np.empty(len(session), np.int64)
+        place[order] = np.arange(len(session)) - np.repeat(part.starts[:-1], np.diff(part.starts))
+        return part.keep(~optional | (place < wanted[session]))
+
+
+def _topics(sessions: Sessions, clicked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each session the one of its clicked items that was clicked most often, (S,); its own number without one."""
+    session, item = sessions.session[clicked], sessions.result[clicked]
+    order = np.argsort(np.bincount(item)[item] if len(item) else item, kind="stable")
+    topic = -1 - np.arange(len(sessions))
+    topic[session[order]] = item[order]  # the last assignment counts
+    return topic
+
+
+def _triples(part: Sessions, click: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """All (clicked result, not-clicked result) pairs within a session, (P, 2) indices of results."""
+    others = ~click & ~part.irrelevant[part.session]
+    pairs = [
+        np.stack(np.meshgrid(start + np.flatnonzero(click[start:end]), start + np.flatnonzero(others[start:end])), -1)
+        for start, end in zip(part.starts[:-1], part.starts[1:], strict=True)
+    ]
+    return np.concatenate([each.reshape(-1, 2) for each in pairs]) if pairs else np.zeros((0, 2), np.int64)
+
+
+def _share(session: NDArray[np.int64]) -> NDArray[np.float32]:
+    """For each element 1 over how many there are of its session."""
+    return (1 / np.bincount(session)[session] if len(session) else np.zeros(0)).astype(np.float32)

@@ -1,0 +1,233 @@
+"""From rows of the token table to unit-length embeddings, through one text encoder or two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from tuneloop.search.cache import PrefixCache
+from tuneloop.search.layers import LayerStack
+from tuneloop.search.model import SIDES, encoder_modules
+from tuneloop.search.tokens import TokenTable
+
+Precision = Literal["auto", "bf16", "fp32"]
+Check = Callable[[], None]
+# Tokens that one forward pass takes: enough to keep the matrix units busy, few enough to stay in the caches.
+GROUP_TOKENS = {"cpu": 2048, "cuda": 32768}
+# A pass may end early rather than pad texts to more than this times their length.
+MAX_PADDING = 1.2
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself: emulation would be slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    mkldnn: Any = torch.backends.mkldnn
+    return mkldnn.is_available() and any(check is not None and check() for check in checks)
+
+
+class Encoder:
+    """Encodes texts of a token table with the model, and lets parts of the model be trained.
+
+    Args:
+        model: a sentence-transformers model; trained in place.
+        tokens: the texts.
+        precision: what the layers compute in; weights, optimiser and embeddings are fp32 always.
+    """
+
+    def __init__(self, model: SentenceTransformer, tokens: TokenTable, *, precision: Precision = "auto") -> None:
+        self.model = model
+        self.tokens = tokens
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
+        self.modules: dict[str, nn.Module] = encoder_modules(model)
+        self.two = self.modules["query"] is not self.modules["document"]
+        self.stacks = {side: LayerStack(module, partial(self._forward, side)) for side, module in self.modules.items()}
+        self.depth = 0
+        self._replay: dict[str, Callable[[dict[str, Any], Tensor], Tensor]] = {}
+        self._hidden: Tensor | None = None
+        self._exits = ExitStack()
+        # Without dropout: the same text has the same embedding wherever it stands, and steps are faster.
+        model.to(self.device).eval()
+        if self.bf16 and self.device.type == "cpu":
+            self._use_plain_attention()
+
+    def encode(self, rows: NDArray[np.int64], *, max_length: int | None = None, check: Check = lambda: None) -> Tensor:
+        """Unit-length embeddings (B, d) float32 of distinct rows, in their order; with gradients where enabled.
+
+        At most `max_length` tokens of each text are read. `check` is called between forward passes and may raise.
+        """
+        parts, places = [], []
+        for side, chosen in self._groups(rows, max_length):
+            check()
+            features, place = self.tokens.batch(rows[chosen], side, max_length=max_length)
+            features = {key: self._to_device(value) for key, value in features.items()}
+            if self._hidden is None:
+                parts.append(self._forward(side, features))
+            else:
+                hidden = self._hidden.index_select(0, place.flatten()).view(*place.shape, -1).to(self.device)
+                parts.append(self._replay[side](features, hidden if self.bf16 else hidden.float()))
+            places.append(chosen)
+        if not parts:
+            return torch.zeros(0, self.model.get_embedding_dimension() or 0, device=self.device)
+        back = np.argsort(np.concatenate(places))
+        return normalize(torch.cat(parts).float(), dim=1)[torch.from_numpy(back).to(self.device)]
+
+    def fix_layers(self, depth: int, cache: PrefixCache | None = None, *, check: Check = lambda: None) -> int:
+        """Train only the layers above the first `depth`, through the cache where that gives the same embeddings.
+
+        `cache` must have been filled, if at all, by the same weights. At least one layer is trained.
+
+        Returns:
+            How many layers are fixed: 0 when the model has no stack of layers, or there are no texts.
+        """
+        self.release()
+        if not len(self.tokens):
+            return 0
+        depth = max(0, min(depth, min(len(stack) for stack in self.stacks.values()) - 1))
+        rows = {"query": np.arange(min(1, self.tokens.queries)), "document": np.arange(len(self.tokens))[-1:]}
+        for side in SIDES if self.two else SIDES[1:]:
+            features, _ = self.tokens.batch(rows[side] if len(rows[side]) else np.arange(1), side)
+            features = {key: self._to_device(value) for key, value in features.items()}
+            try:
+                self.stacks[side].freeze_below(features, depth)
+            except TypeError:  # no plain stack of layers: all of them are trained
+                for stack in self.stacks.values():
+                    stack.freeze_below(features, 0)
+                return 0
+        self.depth = depth
+        if depth and cache is not None and self._can_replay(depth):
+            width = self._below("document", np.arange(len(self.tokens))[-1:]).shape[-1]
+            build = partial(self._fill, check=check)
+            hidden = cache.get(depth, tokens=int(self.tokens.starts[-1]), width=width, build=build)
+            if hidden is not None:
+                self._start_replay(hidden)
+        return depth
+
+    def parameter_groups(
+        self, *, query_lr: float, items_lr: float, query_weight_decay: float, items_weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """What to train, for AdamW. One encoder for both sides learns at the geometric means of both sides' values."""
+        if not self.two:
+            lr, decay = (query_lr * items_lr) ** 0.5, (query_weight_decay * items_weight_decay) ** 0.5
+            wanted = [(self.modules["document"], lr, decay)]
+        else:
+            wanted = [
+                (self.modules["document"], items_lr, items_weight_decay),
+                (self.modules["query"], query_lr, query_weight_decay),
+            ]
+        seen: set[int] = set()
+        groups = []
+        for module, lr, decay in wanted:
+            new = [each for each in module.parameters() if each.requires_grad and id(each) not in seen]
+            seen.update(map(id, new))
+            groups.append({"params": new, "lr": lr, "weight_decay": decay})
+        return groups
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """A copy of all parameters that are being trained."""
+        return {name: each.detach().clone() for name, each in self.model.named_parameters() if each.requires_grad}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put such a copy back."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in state:
+                    parameter.copy_(state[name])
+
+    def release(self) -> None:
+        """Leave the model as plain clients expect it: no replay, and no reference to the cache."""
+        self._exits.close()
+        self._replay, self._hidden = {}, None
+
+    # -- one forward pass
+
+    def _forward(self, side: str, features: dict[str, Any]) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            output: Tensor = self.model(dict(features), task=side)["sentence_embedding"]
+        return output if self.model.truncate_dim is None else output[:, : self.model.truncate_dim]
+
+    def _below(self, side: str, rows: NDArray[np.int64]) -> Tensor:
+        features, _ = self.tokens.batch(rows, side)
+        with torch.no_grad():
+            return self.stacks[side].below({key: self._to_device(value) for key, value in features.items()}, self.depth)
+
+    def _to_device(self, value: Any) -> Any:
+        return value.to(self.device) if isinstance(value, Tensor) else value
+
+    def _groups(
+        self, rows: NDArray[np.int64], max_length: int | None = None
+    ) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Indices into `rows` of one side and of similar length, for one forward pass each."""
+        budget = GROUP_TOKENS[self.device.type]
+        is_query = rows < self.tokens.queries
+        sides = [("query", np.flatnonzero(is_query)), ("document", np.flatnonzero(~is_query))]
+        if not self.two and self.tokens.extras["query"] == self.tokens.extras["document"]:
+            sides = [("document", np.arange(len(rows)))]
+        for side, chosen in sides:
+            lengths = np.minimum(self.tokens.lengths[rows[chosen]], max_length or np.iinfo(np.int64).max)
+            order = np.argsort(lengths, kind="stable")[::-1]
+            start = 0
+            while start < len(order):
+                longest = max(int(lengths[order[start]]), 1)
+                end = min(start + max(budget // longest, 1), len(order))
+                too_short = np.flatnonzero(lengths[order[start:end]] * MAX_PADDING < longest)
+                if len(too_short) and too_short[0] * longest * 4 >= budget:
+                    end = start + int(too_short[0])
+                yield side, chosen[order[start:end]]
+                start = end
+
+    # -- the layers below
+
+    def _fill(self, hidden: Tensor, *, check: Check) -> None:
+        rows = np.arange(len(self.tokens))
+        for side, chosen in self._groups(rows):
+            check()
+            features, place = self.tokens.batch(chosen, side)
+            real = features["attention_mask"].bool()
+            hidden[place[real]] = self._below(side, chosen)[real.to(self.device)].to("cpu", torch.bfloat16)
+
+    def _start_replay(self, hidden: Tensor) -> None:
+        self._hidden = hidden
+        for side in SIDES if self.two else SIDES[1:]:
+            self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
+        self._replay.setdefault("query", self._replay["document"])
+
+    def _can_replay(self, depth: int) -> bool:
+        """Whether hidden states of texts by themselves, replayed in one padded batch, give the usual embeddings."""
+        probes = {"query": np.arange(self.tokens.queries), "document": np.arange(self.tokens.queries, len(self.tokens))}
+        for side in SIDES:
+            rows = probes[side][np.argsort(self.tokens.lengths[probes[side]], kind="stable")]
+            rows = np.unique(rows[[0, len(rows) // 2, -1]]) if len(rows) else rows
+            if self.tokens.flat or not len(rows):
+                continue
+            features, place = self.tokens.batch(rows, side)
+            features = {key: self._to_device(value) for key, value in features.items()}
+            real = features["attention_mask"].bool()
+            with torch.no_grad():
+                expected = self._forward(side, features).float()
+                hidden = torch.cat([self._below(side, rows[[at]])[0] for at in range(len(rows))])
+                padded = torch.zeros(*place.shape, hidden.shape[-1], dtype=hidden.dtype, device=self.device)
+                padded[real] = hidden
+                with self.stacks[side].replay(depth) as replay:
+                    found = replay(features, padded).float()
+            if torch.cosine_similarity(expected, found).min() < 0.999:
+                return False
+        return True
+
+    def _use_plain_attention(self) -> None:
+        """Attention as three products: in bfloat16 on a CPU twice as fast to train as PyTorch's fused kernel."""
+        for module in self.model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.set_attn_implementation("eager")

@@ -1,0 +1,132 @@
+"""What a model is worth: metrics of held-out sessions, and of a sample of the training sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tuneloop.search import metrics
+from tuneloop.search.data import Sampler, TrainingData
+from tuneloop.search.encoder import Check, Encoder
+from tuneloop.search.losses import Loss
+from tuneloop.search.sessions import Sessions
+
+Floats = NDArray[np.floating]
+
+
+class Evaluator:
+    """Measures encoders against the start model, always on the same sessions and background items.
+
+    Args:
+        data: where the sessions come from.
+        start: the start model, which is measured at once: `baseline` holds its metrics.
+        background: up to so many items that similarities are read against.
+        train_sample: up to so many training sessions that the `train_` metrics are computed on.
+        propensity_exponent: see `metrics.click_weights`.
+        seed: of both samples.
+        check: called between forward passes; may raise.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        start: Encoder,
+        *,
+        background: int = 256,
+        train_sample: int = 500,
+        propensity_exponent: float = 0.5,
+        seed: int = 0,
+        check: Check = lambda: None,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        items = np.arange(data.queries, len(data.texts))
+        self.background = np.sort(rng.choice(items, min(background, len(items)), replace=False))
+        sample = np.sort(rng.choice(len(data.train), min(train_sample, len(data.train)), replace=False))
+        self.sessions = {"train": data.train.select(sample), "test": data.held_out}
+        self.gains = {
+            split: each.clicked * metrics.click_weights(each.position, exponent=propensity_exponent)
+            for split, each in self.sessions.items()
+        }
+        used = [self.background]
+        for each in self.sessions.values():
+            used += [each.query, each.result]
+        self.rows = np.unique(np.concatenate(used))
+        self._before = self._similarities(self._embed(start, check))
+        self.baseline = self._metrics(self._before)
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        *,
+        loss: Loss | None = None,
+        sampler: Callable[[Sessions], Sampler] | None = None,
+        check: Check = lambda: None,
+    ) -> dict[str, float]:
+        """The metrics of an encoder, each with `train_` or `test_` in front; those without sessions are left out.
+
+        With `loss` and `sampler` also `test_loss`, over the held-out sessions.
+        """
+        embeddings = self._embed(encoder, check)
+        found = self._metrics(self._similarities(embeddings))
+        if loss is not None and sampler is not None:
+            found |= self._loss(embeddings, loss, sampler(self.sessions["test"]))
+        return found
+
+    def _embed(self, encoder: Encoder, check: Check) -> NDArray[np.float32]:
+        with torch.no_grad():
+            embeddings: NDArray[np.float32] = encoder.encode(self.rows, check=check).cpu().numpy()
+        return embeddings
+
+    def _similarities(self, embeddings: NDArray[np.float32]) -> dict[str, tuple[Floats, Floats]]:
+        """For each split the similarity of each result to its query, (R,), and the query's background, (R,)."""
+        # The mean similarity to the background items is the similarity to their mean.
+        background = embeddings[np.searchsorted(self.rows, self.background)].sum(axis=0) / max(len(self.background), 1)
+        found: dict[str, tuple[Floats, Floats]] = {}
+        for split, sessions in self.sessions.items():
+            query = embeddings[np.searchsorted(self.rows, sessions.query)]
+            result = np.searchsorted(self.rows, sessions.result)
+            session = sessions.session
+            similarity = np.concatenate(
+                [np.einsum("rd,rd->r", query[session[part]], embeddings[result[part]]) for part in _parts(len(result))]
+            )
+            found[split] = similarity.astype(np.float64), (query @ background)[session].astype(np.float64)
+        return found
+
+    def _metrics(self, now: dict[str, tuple[Floats, Floats]]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for split, sessions in self.sessions.items():
+            (after, after_base), (before, before_base) = now[split], self._before[split]
+            gains, starts, irrelevant = self.gains[split], sessions.starts, sessions.irrelevant
+            clicked = ~irrelevant
+            nearer = metrics.clicked_shift(after - after_base, before - before_base, sessions.clicked, starts)
+            nearer_raw = metrics.clicked_shift(after, before, sessions.clicked, starts)
+            away = metrics.shown_shift(after - after_base, before - before_base, starts)
+            away_raw = metrics.shown_shift(after, before, starts)
+            values = {
+                "not_irrelevant_dist_shift": nearer[clicked],
+                "not_irrelevant_dist_shift_raw": nearer_raw[clicked],
+                "irrelevant_dist_shift": away[irrelevant],
+                "irrelevant_dist_shift_raw": away_raw[irrelevant],
+                "ndcg_at_10": metrics.ndcg(after, gains, starts)[clicked],
+                "mrr": metrics.reciprocal_rank(after, gains, starts)[clicked],
+                "recall_at_10": metrics.recall(after, gains, starts)[clicked],
+            }
+            found |= {f"{split}_{name}": float(np.nanmean(each)) for name, each in values.items() if len(each)}
+        return found
+
+    def _loss(self, embeddings: NDArray[np.float32], loss: Loss, sampler: Sampler) -> dict[str, float]:
+        total, sessions = 0.0, 0
+        for batch in sampler.epoch(np.random.default_rng(0), shuffle=False):
+            query = embeddings[np.searchsorted(self.rows, batch.queries)]
+            item = embeddings[np.searchsorted(self.rows, batch.items)]
+            total += float(loss(torch.from_numpy(query @ item.T), batch)) * batch.sessions
+            sessions += batch.sessions
+        return {"test_loss": total / sessions} if sessions else {}
+
+
+def _parts(count: int, size: int = 65536) -> Iterable[slice]:
+    """Slices that cover `count` elements, at least one, so that products of long lists need little memory."""
+    return (slice(start, start + size) for start in range(0, max(count, 1), size))

@@ -1,0 +1,188 @@
+"""One training run over clicks: the loop, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuneloop.search.cache import PrefixCache
+from tuneloop.search.data import Batch, Sampler, TrainingData
+from tuneloop.search.encoder import Check, Encoder
+from tuneloop.search.evaluate import Evaluator
+from tuneloop.search.losses import LOSSES
+
+Report = Callable[[Mapping[str, float], int], None]
+MAX_GRADIENT_NORM = 1.0
+WARMUP_SHARE = 0.1
+
+
+class LossDiverged(ArithmeticError):
+    """The training loss is NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Params:
+    """The hyperparameters of one run.
+
+    Attributes:
+        num_fixed_layers: layers, counted from the embeddings, that keep the start model's weights.
+        query_lr, items_lr: peak learning rates of the two encoders (one encoder: their geometric mean).
+        query_weight_decay, items_weight_decay: AdamW's weight decay, likewise.
+        margin: see `losses`.
+        not_irrelevant_only: whether to leave irrelevant sessions out.
+        negative_downsampling: the share of a session's shown but not clicked results that a step uses.
+        loss: a name in `losses.LOSSES`.
+        batch_size: sessions in a step.
+        temperature: see `losses`.
+        max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
+    """
+
+    num_fixed_layers: int
+    query_lr: float
+    items_lr: float
+    query_weight_decay: float
+    items_weight_decay: float
+    margin: float
+    not_irrelevant_only: bool
+    negative_downsampling: float
+    loss: str
+    batch_size: int
+    temperature: float = 0.05
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is and how it is judged.
+
+    Attributes:
+        epochs: passes over the training sessions, at most.
+        evaluations: how often, evenly spread over the run, the model is evaluated; the last time at its end.
+        patience: the run stops after so many evaluations in a row without a better main metric.
+        main_metric: decides which evaluated state is the best.
+        maximize: whether more of it is better.
+    """
+
+    epochs: int
+    evaluations: int
+    patience: int
+    main_metric: str
+    maximize: bool = True
+
+
+def train(
+    encoder: Encoder,
+    data: TrainingData,
+    evaluator: Evaluator,
+    params: Params,
+    schedule: Schedule,
+    *,
+    seed: int,
+    cache: PrefixCache | None = None,
+    eligible: Callable[[Mapping[str, float]], bool] = lambda metrics: True,
+    report: Report = lambda metrics, step: None,
+    progress: Callable[[int, int], None] = lambda epoch, epochs: None,
+    check: Check = lambda: None,
+) -> dict[str, float]:
+    """Train the encoder in place, leave it in its best evaluated state, and return the metrics of that state.
+
+    The best is the eligible state with the best main metric; with none eligible, the best of the others.
+
+    Args:
+        encoder: holds the start model.
+        data: sessions to learn from.
+        evaluator: measures the model.
+        params, schedule: what to do.
+        seed: of everything random. The same arguments give the same model.
+        cache: where to keep what the fixed layers give; shared by runs from the same start model.
+        eligible: whether a model with these metrics may become the best.
+        report: receives metrics and the step, which counts from 1; may raise.
+        progress: receives the epoch, counted from 1, and the number of epochs.
+        check: called at least at every step; may raise.
+
+    Raises:
+        LossDiverged: the loss is no number any more.
+        ValueError: there is nothing to learn from, or the main metric cannot be measured on these data.
+    """
+    torch.manual_seed(seed)
+    loss_of = partial(LOSSES[params.loss], margin=params.margin, temperature=params.temperature)
+    sampler_of = partial(
+        Sampler,
+        batch_size=params.batch_size,
+        negative_share=params.negative_downsampling,
+        irrelevant=not params.not_irrelevant_only,
+    )
+    sampler = sampler_of(data.train)
+    steps = len(sampler) * schedule.epochs
+    if steps == 0:
+        raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
+    encoder.fix_layers(params.num_fixed_layers, cache, check=check)
+    optimizer = torch.optim.AdamW(
+        encoder.parameter_groups(
+            query_lr=params.query_lr,
+            items_lr=params.items_lr,
+            query_weight_decay=params.query_weight_decay,
+            items_weight_decay=params.items_weight_decay,
+        )
+    )
+    pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
+    evaluate_at = {math.ceil(steps * (number + 1) / schedule.evaluations) for number in range(schedule.evaluations)}
+    best: tuple[bool, float] | None = None
+    best_metrics: dict[str, float] = {}
+    best_state: dict[str, Tensor] = {}
+    stale = step = 0
+    for epoch in range(schedule.epochs):
+        progress(epoch + 1, schedule.epochs)
+        for batch in sampler.epoch(np.random.default_rng([seed, epoch])):
+            check()
+            step += 1
+            loss = loss_of(_scores(encoder, batch, params.max_length, check), batch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise LossDiverged(f"the training loss is {value} at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.nn.utils.clip_grad_norm_(
+                [each for group in optimizer.param_groups for each in group["params"]], MAX_GRADIENT_NORM
+            )
+            optimizer.step()
+            pace.step()
+            report({"train_loss": value}, step)
+            if step not in evaluate_at:
+                continue
+            found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
+            found["train_loss"] = value
+            if schedule.main_metric not in found:
+                raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
+            main = found[schedule.main_metric]
+            rank = eligible(found), main if schedule.maximize else -main
+            stale = 0 if best is None or rank > best else stale + 1
+            if stale == 0:
+                best, best_metrics, best_state = rank, found, encoder.trained_state()
+            report(found, step)
+            if stale >= schedule.patience:
+                break
+        if stale >= schedule.patience:
+            break
+    encoder.load_state(best_state)
+    encoder.release()
+    return best_metrics
+
+
+def _scores(encoder: Encoder, batch: Batch, max_length: int | None, check: Check) -> Tensor:
+    """Cosine similarities of the batch's queries and items, (Q, M), with gradients."""
+    queries, rows = len(batch.queries), np.concatenate([batch.queries, batch.items])
+    embeddings = encoder.encode(rows, max_length=max_length, check=check)
+    return embeddings[:queries] @ embeddings[queries:].T
+
+
+def _learning_rate(step: int, *, steps: int) -> float:
+    """The share of the peak learning rate: a linear rise, then a linear fall to nearly nothing."""
+    warmup = max(1, round(WARMUP_SHARE * steps))
+    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1), 1.0)

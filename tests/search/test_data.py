@@ -1,0 +1,158 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.models import made_up_items, made_up_sessions, write_snapshot
+from tuneloop.methods.snapshot import ITEMS_SCHEMA, SESSIONS_SCHEMA
+from tuneloop.search.data import Sampler, make_training_data
+from tuneloop.search.sessions import read_log
+from tuneloop.search.split import is_held_out, normalize_query
+
+
+def table(*sessions):
+    """Sessions given as (query, shown ids, clicked ids, irrelevant)."""
+    rows = [
+        {
+            "session_id": str(number),
+            "search_query": query,
+            "results": [{"object_id": each, "rank": None} for each in shown],
+            "events": [{"object_id": each, "event_type": "click", "created_at": None} for each in clicked],
+            "is_irrelevant": irrelevant,
+            "created_at": None,
+        }
+        for number, (query, shown, clicked, irrelevant) in enumerate(sessions)
+    ]
+    return pa.Table.from_pylist(rows, SESSIONS_SCHEMA)
+
+
+def items(*ids, text="text of {}"):
+    return pa.Table.from_pylist([{"object_id": each, "text": text.format(each)} for each in ids], ITEMS_SCHEMA)
+
+
+def queries(held_out, count):
+    found = (f"query {number}" for number in range(10_000))
+    return [query for query in found if is_held_out(query) == held_out][:count]
+
+
+def test_sessions_that_teach_nothing_are_counted_and_left_out():
+    a, b, c, d, e, f = queries(False, 6)
+    log = read_log(
+        table(
+            (a, ["x", "y"], ["y"], False),
+            (b, ["x", "y"], [], False),  # no click
+            (c, ["gone", "lost"], ["gone"], False),  # no known item
+            (d, ["x"], ["x"], False),  # one result
+            (e, ["x", "y"], [], True),  # irrelevant
+            (f, ["x", "gone"], ["gone"], False),  # the clicked item is not known
+        ),
+        items("x", "y"),
+    )
+    data = make_training_data(log)
+    assert data.counts["sessions"] == 6
+    assert data.counts["sessions_without_click"] == 1
+    assert data.counts["sessions_without_known_items"] == 1
+    assert data.counts["sessions_with_one_result"] == 1
+    assert data.counts["sessions_irrelevant"] == 1
+    assert data.counts["results_unknown"] == 3
+    assert [data.texts[row] for row in data.train.query] == [a, d, e]
+
+
+def test_a_held_out_session_with_one_result_does_not_judge():
+    (query,) = queries(True, 1)
+    data = make_training_data(read_log(table((query, ["x"], ["x"], False)), items("x")))
+    assert (data.judged, len(data.train)) == (0, 0)
+
+
+def test_nothing_at_all_is_no_error():
+    data = make_training_data(read_log(table(), items()))
+    assert (data.texts, data.judged, data.counts["sessions"]) == ([], 0, 0)
+
+
+def test_items_with_the_same_text_are_one_row_and_empty_texts_are_unknown():
+    (query,) = queries(False, 1)
+    same = pa.concat_tables([items("x", "y", text="the same"), items("z", text="  ")])
+    data = make_training_data(read_log(table((query, ["x", "y", "z"], ["x"], False)), same))
+    assert data.texts == [query, "the same"]
+    assert data.train.position.tolist() == [1, 2]
+
+
+def test_only_the_chosen_event_types_count_as_clicks():
+    (query,) = queries(False, 1)
+    log = read_log(table((query, ["x", "y"], ["x"], False)), items("x", "y"), click_types=["purchase"])
+    assert not log.sessions.clicked.any()
+
+
+def test_results_keep_the_position_at_which_they_were_shown():
+    (query,) = queries(False, 1)
+    data = make_training_data(read_log(table((query, ["gone", "x", "y"], ["y"], False)), items("x", "y")))
+    assert data.train.position.tolist() == [2, 3]
+    assert data.train.clicked.tolist() == [False, True]
+
+
+def test_a_query_never_stands_on_both_sides(tmp_path):
+    sessions = [
+        {**each, "search_query": each["search_query"].upper() if at % 2 else f"{each['search_query']} "}
+        for at, each in enumerate(made_up_sessions(300) + made_up_sessions(300))
+    ]
+    snapshot = write_snapshot(tmp_path, sessions)
+    data = make_training_data(read_log(snapshot.sessions(), snapshot.items()))
+    train, held_out = ({normalize_query(data.texts[row]) for row in part.query} for part in (data.train, data.held_out))
+    assert train and held_out and not train & held_out
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    snapshot = write_snapshot(tmp_path_factory.mktemp("snapshot"), made_up_sessions(200), made_up_items())
+    return make_training_data(read_log(snapshot.sessions(), snapshot.items())).train
+
+
+@given(st.integers(1, 70), st.floats(0, 1), st.booleans(), st.integers(0, 100))
+def test_an_epoch_holds_every_session_once_and_its_pairs_are_those_of_the_log(
+    train, batch_size, share, irrelevant, seed
+):
+    sampler = Sampler(train, batch_size=batch_size, negative_share=share, irrelevant=irrelevant)
+    batches = list(sampler.epoch(np.random.default_rng(seed)))
+    assert len(batches) == len(sampler)
+    assert sum(batch.sessions for batch in batches) == len(sampler.sessions)
+    session = train.session
+    shown = set(zip(train.query[session], train.result, strict=True))
+    clicked = {
+        pair
+        for pair, is_click in zip(zip(train.query[session], train.result, strict=True), train.clicked, strict=True)
+        if is_click
+    }
+    clicks = 0
+    for batch in batches:
+        for query, item in batch.click:
+            assert (batch.queries[query], batch.items[item]) in clicked
+        for query, positive, negative in batch.pair:
+            assert (batch.queries[query], batch.items[positive]) in clicked
+            assert (batch.queries[query], batch.items[negative]) in shown
+        for query, item in np.argwhere(batch.known):
+            assert (batch.queries[query], batch.items[item]) in clicked
+        assert irrelevant or not len(batch.away)
+        clicks += len(batch.click)
+        assert batch.click_weight.sum() + batch.away_weight.sum() <= batch.sessions + 1e-4
+    assert clicks == (train.clicked & ~train.irrelevant[session]).sum()
+
+
+@given(st.floats(0, 1))
+def test_the_share_of_negatives_is_kept_in_every_session(train, share):
+    sampler = Sampler(train, batch_size=1, negative_share=share, irrelevant=False)
+    kept = wanted = 0
+    for at, batch in enumerate(sampler.epoch(np.random.default_rng(0), shuffle=False)):
+        one = sampler.sessions.select(np.array([at]))
+        exact = share * (~one.clicked).sum()
+        assert exact - 1 < len(batch.items) - one.clicked.sum() < exact + 1
+        kept, wanted = kept + len(batch.items) - one.clicked.sum(), wanted + exact
+    assert kept == pytest.approx(wanted, abs=40)
+
+
+def test_batches_depend_on_the_seed_alone(train):
+    def rows(seed):
+        sampler = Sampler(train, batch_size=16, negative_share=0.3)
+        return np.concatenate([batch.items for batch in sampler.epoch(np.random.default_rng(seed))]).tolist()
+
+    assert rows(1) == rows(1) != rows(2)

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneloop.search.data import Sampler
+from tuneloop.search.losses import LOSSES, combined, contrastive, margin_ranking
+from tuneloop.search.sessions import Sessions
+
+SESSIONS = Sessions(  # one clicked its second of three results, one its first of two, one was irrelevant
+    query=np.array([0, 1, 2]),
+    irrelevant=np.array([False, False, True]),
+    starts=np.array([0, 3, 5, 7]),
+    result=np.array([3, 4, 5, 6, 7, 3, 8]),
+    clicked=np.array([False, True, False, True, False, False, False]),
+    position=np.array([1, 2, 3, 1, 2, 1, 2]),
+)
+BATCH = Sampler(SESSIONS, batch_size=3, negative_share=1).batch(np.arange(3), np.random.default_rng(0))
+NAMES = sorted(LOSSES)
+
+
+def gradient(loss, scores, batch=BATCH, **params):
+    scores = scores.clone().requires_grad_(True)
+    loss(scores, batch, **({"margin": 0.1, "temperature": 0.05} | params)).backward()
+    return scores.grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 1000), margin=st.floats(0, 0.5), temperature=st.floats(0.02, 1))
+def test_a_loss_is_positive_and_pulls_clicked_and_pushes_other_results(name, seed, margin, temperature):
+    scores = torch.rand(3, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    assert LOSSES[name](scores, BATCH, margin=margin, temperature=temperature) >= 0
+    slope = gradient(LOSSES[name], scores, margin=margin, temperature=temperature)
+    assert slope[0, 1] <= 0 and slope[1, 3] <= 0  # the clicked ones come nearer
+    assert slope[0, 0] >= 0 and slope[0, 2] >= 0 and slope[1, 4] >= 0  # the others go away
+    assert slope[2, 0] > 0 and slope[2, 5] > 0  # so does all that an irrelevant session showed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_better_order_costs_less(name):
+    bad, good = torch.zeros(3, 6), torch.zeros(3, 6)
+    bad[0, 0] = bad[1, 4] = good[0, 1] = good[1, 3] = 0.5
+    args = {"margin": 0.0, "temperature": 0.05}
+    assert LOSSES[name](good, BATCH, **args) < LOSSES[name](bad, BATCH, **args)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_the_sessions_does_not_count(name):
+    other = Sampler(SESSIONS, batch_size=3, negative_share=1).batch(np.array([2, 0, 1]), np.random.default_rng(1))
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    args = {"margin": 0.1, "temperature": 0.05}
+    assert LOSSES[name](scores, BATCH, **args) == pytest.approx(float(LOSSES[name](scores, other, **args)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_larger_margin_costs_more(name):
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    assert LOSSES[name](scores, BATCH, margin=0.2, temperature=0.05) > LOSSES[name](
+        scores, BATCH, margin=0.0, temperature=0.05
+    )
+
+
+def test_margin_ranking_is_its_formula():
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    away = margin_ranking(scores, BATCH, margin=0.1, temperature=0.5) * 3
+    pairs = [(0, 1, 0, 0.5), (0, 1, 2, 0.5), (1, 3, 4, 1.0)]
+    expected = sum(
+        -weight * torch.nn.functional.logsigmoid((scores[query, click] - scores[query, other] - 0.1) / 0.5)
+        for query, click, other, weight in pairs
+    )
+    background = scores[2].mean()
+    expected += sum(0.5 * torch.nn.functional.softplus((scores[2, item] - background + 0.1) / 0.5) for item in (0, 5))
+    assert float(away) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_combined_is_the_mean_of_both():
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    sharp = contrastive(scores, BATCH, margin=0.0, temperature=0.05)
+    mild = margin_ranking(scores, BATCH, margin=0.1, temperature=0.1)
+    assert combined(scores, BATCH, margin=0.1, temperature=0.05) == pytest.approx(float(sharp + mild) / 2)
+
+
+def test_an_item_clicked_for_the_same_query_elsewhere_is_no_negative():
+    sessions = Sessions(
+        query=np.array([0, 0]),
+        irrelevant=np.zeros(2, bool),
+        starts=np.array([0, 2, 4]),
+        result=np.array([1, 2, 2, 3]),
+        clicked=np.array([True, False, True, False]),
+        position=np.array([1, 2, 1, 2]),
+    )
+    batch = Sampler(sessions, batch_size=2, negative_share=1).batch(np.arange(2), np.random.default_rng(0))
+    slope = gradient(contrastive, torch.zeros(1, 3), batch)
+    assert slope[0, 0] < 0 and slope[0, 1] < 0 and slope[0, 2] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_single_results_is_no_error(name):
+    one = Sessions(np.array([0]), np.array([False]), np.array([0, 1]), np.array([1]), np.array([True]), np.array([1]))
+    batch = Sampler(one, batch_size=1, negative_share=1).batch(np.arange(1), np.random.default_rng(0))
+    slope = gradient(LOSSES[name], torch.zeros(1, 1), batch)
+    assert torch.isfinite(slope).all()

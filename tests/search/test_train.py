@@ -1,0 +1,210 @@
+import numpy as np
+import pytest
+import torch
+
+from support.models import TINY_PARAMS, made_up_items, made_up_sessions, write_snapshot
+from tuneloop.search.cache import PrefixCache
+from tuneloop.search.data import make_training_data
+from tuneloop.search.encoder import Encoder
+from tuneloop.search.evaluate import Evaluator
+from tuneloop.search.model import load_model
+from tuneloop.search.sessions import read_log
+from tuneloop.search.tokens import tokenize
+from tuneloop.search.train import LossDiverged, Params, Schedule, train
+
+PARAMS = {
+    "query_weight_decay": 0.01,
+    "items_weight_decay": 0.01,
+    "margin": 0.05,
+    "not_irrelevant_only": False,
+    "negative_downsampling": 0.3,
+    **TINY_PARAMS,
+}
+MAIN = "test_not_irrelevant_dist_shift"
+
+
+class Bench:
+    """Data, tokens and evaluator over the made-up log; `train` starts from the tiny model each time."""
+
+    def __init__(self, folder, model, precision="auto"):
+        snapshot = write_snapshot(folder)
+        self.data = make_training_data(read_log(snapshot.sessions(), snapshot.items()))
+        self.model, self.precision = model, precision
+        self.tokens = tokenize(load_model(model), self.data.texts, queries=self.data.queries)
+        self.evaluator = Evaluator(self.data, self.encoder(), background=32, train_sample=100)
+
+    def encoder(self):
+        return Encoder(load_model(self.model), self.tokens, precision=self.precision)
+
+    def train(self, params=None, schedule=None, **more):
+        encoder = self.encoder()
+        schedule = Schedule(**({"epochs": 2, "evaluations": 2, "patience": 2, "main_metric": MAIN} | (schedule or {})))
+        params = Params(**PARAMS | (params or {}))
+        return encoder, train(encoder, self.data, self.evaluator, params, schedule, **{"seed": 1, **more})
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, tiny_model):
+    return Bench(tmp_path_factory.mktemp("log"), tiny_model)
+
+
+@pytest.mark.parametrize("loss", ["combined", "contrastive", "margin_ranking"])
+def test_training_improves_the_ranking_of_unseen_queries(bench, loss):
+    _, found = bench.train({"loss": loss})
+    assert found["test_ndcg_at_10"] > bench.evaluator.baseline["test_ndcg_at_10"] + 0.1
+    assert found["test_not_irrelevant_dist_shift"] > 0.02
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(bench):
+    (first, metrics), (again, metrics_again), (other, _) = bench.train(), bench.train(), bench.train(seed=2)
+    assert metrics == metrics_again
+    states = [encoder.trained_state() for encoder in (first, again, other)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_the_metrics_are_those_of_the_model_that_is_left(bench):
+    encoder, found = bench.train()
+    again = bench.evaluator(encoder)
+    assert again and all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
+
+
+def test_the_best_evaluated_state_is_kept_not_the_last(bench):
+    seen = []
+    _, found = bench.train(
+        schedule={"evaluations": 4, "main_metric": "test_ndcg_at_10"},
+        report=lambda metrics, step: seen.append(metrics["test_ndcg_at_10"]) if "test_ndcg_at_10" in metrics else None,
+    )
+    assert len(seen) == 4 and found["test_ndcg_at_10"] == max(seen)
+
+
+def test_a_metric_can_be_minimised(bench):
+    seen = []
+    _, found = bench.train(
+        schedule={"evaluations": 3, "main_metric": "test_loss", "maximize": False},
+        report=lambda metrics, step: seen.append(metrics["test_loss"]) if "test_loss" in metrics else None,
+    )
+    assert found["test_loss"] == min(seen)
+
+
+def test_an_ineligible_state_is_only_kept_when_all_are(bench):
+    seen = []
+
+    def report(metrics, step):
+        if MAIN in metrics:
+            seen.append(metrics[MAIN])
+
+    _, found = bench.train(report=report, eligible=lambda metrics: metrics[MAIN] <= seen[0] if seen else True)
+    assert found[MAIN] == seen[0] < seen[1]
+    _, found = bench.train(eligible=lambda metrics: False)
+    assert found[MAIN] == max(seen)
+
+
+def test_a_run_that_no_longer_improves_stops(bench):
+    steps = []
+    bench.train(
+        {"query_lr": 1e-12, "items_lr": 1e-12},
+        {"epochs": 50, "evaluations": 50, "patience": 2, "main_metric": "test_ndcg_at_10"},
+        report=lambda metrics, step: steps.append(step),
+    )
+    assert max(steps) < 50 * len(bench.data.train) / PARAMS["batch_size"] / 2
+
+
+def test_steps_grow_and_every_step_reports_its_loss(bench):
+    reports = []
+    bench.train(report=lambda metrics, step: reports.append((step, set(metrics))))
+    steps = [step for step, names in reports if names == {"train_loss"}]
+    assert steps == list(range(1, len(steps) + 1))
+    assert sum(MAIN in names for _, names in reports) == 2
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("calls", [1, 5, 12])
+def test_a_cancel_is_obeyed_at_the_next_check(bench, calls):
+    checks, reports = [], []
+
+    def check():
+        checks.append(1)
+        if len(checks) == calls:
+            raise Stop
+
+    with pytest.raises(Stop):
+        bench.train(check=check, report=lambda metrics, step: reports.append(step))
+    assert len(checks) == calls and len(reports) < calls
+
+
+def test_what_a_report_raises_ends_the_run(bench):
+    def report(metrics, step):
+        if MAIN in metrics:
+            raise Stop
+
+    with pytest.raises(Stop):
+        bench.train(report=report)
+
+
+def test_a_loss_that_is_no_number_is_named(bench):
+    with pytest.raises(LossDiverged, match="nan at step"):
+        bench.train({"query_lr": 1e30, "items_lr": 1e30})
+
+
+def test_nothing_to_learn_from_is_a_clear_error(bench, tmp_path):
+    empty = write_snapshot(tmp_path, [])
+    data = make_training_data(read_log(empty.sessions(), empty.items()))
+    params, schedule = Params(**PARAMS), Schedule(1, 1, 1, MAIN)
+    with pytest.raises(ValueError, match="no session to learn from"):
+        train(bench.encoder(), data, bench.evaluator, params, schedule, seed=0)
+
+
+def test_a_main_metric_that_the_data_cannot_give_is_a_clear_error(tmp_path, tiny_model):
+    sessions = [{**session, "is_irrelevant": False} for session in made_up_sessions(100)]
+    snapshot = write_snapshot(tmp_path, sessions, made_up_items())
+    data = make_training_data(read_log(snapshot.sessions(), snapshot.items()))
+    tokens = tokenize(load_model(tiny_model), data.texts, queries=data.queries)
+    encoder = Encoder(load_model(tiny_model), tokens)
+    schedule = Schedule(1, 1, 1, "test_irrelevant_dist_shift")
+    with pytest.raises(ValueError, match="test_irrelevant_dist_shift"):
+        train(encoder, data, Evaluator(data, encoder), Params(**PARAMS), schedule, seed=0)
+
+
+def test_training_through_the_cache_is_training_without_it(bench, tmp_path):
+    params = {"num_fixed_layers": 2}
+    (_, plain), (_, cached) = bench.train(params), bench.train(params, cache=PrefixCache(tmp_path, max_bytes=10**8))
+    for name in ("test_ndcg_at_10", MAIN, "test_loss"):
+        assert cached[name] == pytest.approx(plain[name], abs=0.02)
+
+
+def test_training_in_bfloat16_is_training_in_fp32_within_tolerance(tmp_path, tiny_model):
+    exact, rough = (Bench(tmp_path / name, tiny_model, name).train()[1] for name in ("fp32", "bf16"))
+    for name in ("test_ndcg_at_10", MAIN):
+        assert rough[name] == pytest.approx(exact[name], abs=0.03)
+
+
+def test_the_start_model_is_the_zero_of_every_shift_and_its_ranking_is_measured(bench):
+    baseline = bench.evaluator.baseline
+    assert all(value == 0 for name, value in baseline.items() if "shift" in name)
+    model = load_model(bench.model)
+    held_out, texts = bench.data.held_out, bench.data.texts
+    ranks = []
+    for at in np.flatnonzero(~held_out.irrelevant):
+        part = slice(held_out.starts[at], held_out.starts[at + 1])
+        query = model.encode_query([texts[held_out.query[at]]])
+        scores = (query @ model.encode_document([texts[row] for row in held_out.result[part]]).T)[0]
+        ranks.append(1 / (1 + min(np.flatnonzero(held_out.clicked[part][np.argsort(-scores)]))))
+    assert baseline["test_mrr"] == pytest.approx(np.mean(ranks), abs=0.02)
+
+
+def test_the_distance_shift_is_read_against_the_background(bench):
+    encoder = bench.encoder()
+    module = encoder.model[0]
+    found = bench.evaluator(encoder)
+    assert found[MAIN] == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():  # every text at one point: all similarities are 1, and nothing is told apart
+        for parameter in module.parameters():
+            parameter.zero_()
+        module.auto_model.encoder.layer[-1].output.LayerNorm.bias.fill_(1.0)
+    found = bench.evaluator(encoder)
+    assert found["test_not_irrelevant_dist_shift_raw"] > 0
+    assert found[MAIN] < found["test_not_irrelevant_dist_shift_raw"]
