@@ -17,6 +17,8 @@ from tuneloop.methods.registry import discover
 class Context:
     """What iterations hand to a method, recording what they are told."""
 
+    cache_bytes = 10**8
+
     def __init__(self, seed=3, cancel_at=None):
         self.seed, self.cancel_at, self.cache_bytes = seed, cancel_at, 2**30
         self.stages, self.reports, self.checks = [], [], 0

@@ -93,6 +93,8 @@ def test_an_item_clicked_for_the_same_query_elsewhere_is_no_negative():
     batch = Sampler(sessions, batch_size=2, negative_share=1).batch(np.arange(2), np.random.default_rng(0))
     slope = gradient(contrastive, torch.zeros(1, 3), batch)
     assert slope[0, 0] < 0 and slope[0, 1] < 0 and slope[0, 2] > 0
+    # Each click competes with the one item that the query never clicked.
+    assert float(contrastive(torch.zeros(1, 3), batch, margin=0, temperature=0.05)) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("name", NAMES)

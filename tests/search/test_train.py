@@ -94,8 +94,9 @@ def test_an_ineligible_state_is_only_kept_when_all_are(bench):
         if MAIN in metrics:
             seen.append(metrics[MAIN])
 
-    _, found = bench.train(report=report, eligible=lambda metrics: metrics[MAIN] <= seen[0] if seen else True)
+    encoder, found = bench.train(report=report, eligible=lambda metrics: metrics[MAIN] <= seen[0] if seen else True)
     assert found[MAIN] == seen[0] < seen[1]
+    assert bench.evaluator(encoder)[MAIN] == pytest.approx(seen[0], abs=1e-6)
     _, found = bench.train(eligible=lambda metrics: False)
     assert found[MAIN] == max(seen)
 

@@ -41,6 +41,9 @@ def tiny_settings(model: Path | str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random BERT (3 layers, hidden size 32, a vocabulary of 100 words) as sentence-transformers."""
+    import torch
+
+    torch.set_num_threads(1)  # threads would wait for each other longer than so small a model takes
     return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 

@@ -58,7 +58,7 @@ class Search:
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS, seed=zlib.crc32(f"{self.seed}/{number}".encode())
             ),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
         )
         study.add_trials([self._frozen(record) for record in records])
         if number == 0 and self.first is not None:

@@ -79,7 +79,7 @@ class Executor:
         began = time.monotonic()
         record = RunRecord(run_id, index, dict(trial.params), "failed")
         stream = MetricStream(self._tracking, run_id)
-        context = RunContext(self._job, self._observer, trial=trial, stream=stream, seed=self._seed)
+        context = RunContext(self._job, self._observer, trial=trial, stream=stream, best=best.value if best else None)
         try:
             stream.log(prepared.baseline, step=0)
             trained = self._job.method.train(prepared, start_folder, trial.params, context)
@@ -174,12 +174,13 @@ class RunContext:
         *,
         trial: optuna.Trial | None = None,
         stream: MetricStream | None = None,
-        seed: int | None = None,
+        best: float | None = None,
     ) -> None:
-        self.seed = job.method.settings.seed if seed is None else seed
+        self.seed = job.method.settings.seed
         self.cache_bytes = job.cache_bytes
         self.course: list[float] = []
         self.last_step = 0
+        self._best = best  # the main metric of the best so far, of this run or an earlier one
         self._main_metric = job.main_metric
         self._job = job
         self._observer = observer
@@ -208,8 +209,9 @@ class RunContext:
         value = metrics[self._main_metric]
         self._trial.report(value, len(self.course))
         self.course.append(value)
-        best = max(self.course) if self._job.direction == "maximize" else min(self.course)
-        self._observer.progress(main_metric={"name": self._main_metric, "value": value, "best": best})
+        if self._job.better(value, self._best):
+            self._best = value
+        self._observer.progress(main_metric={"name": self._main_metric, "value": value, "best": self._best})
         if self._trial.should_prune():
             raise Pruned
 

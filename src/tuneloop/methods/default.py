@@ -46,8 +46,8 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
-    query_lr: float = Field(4e-4, gt=0, description="Learning rate of the query encoder.")
-    items_lr: float = Field(4e-4, gt=0, description="Learning rate of the item encoder.")
+    query_lr: float = Field(3e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(3e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
     margin: float = Field(0.1, description="By how much a clicked result should be nearer than another.")
@@ -72,7 +72,7 @@ class DefaultSettings(MethodSettings):
     train_length: int = Field(64, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
     encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
     max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
-    evaluations: int = Field(4, ge=1, le=100, description="Evaluations in a run, evenly spread.")
+    evaluations: int = Field(3, ge=1, le=100, description="Evaluations in a run, evenly spread.")
     patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
     temperature: float = Field(0.05, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
     propensity_exponent: float = Field(
@@ -149,13 +149,13 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         space: dict[str, BaseDistribution] = {
             "num_fixed_layers": CategoricalDistribution(self._depths()),
-            "query_lr": FloatDistribution(1e-4, 1e-3, log=True),
-            "items_lr": FloatDistribution(1e-4, 1e-3, log=True),
+            "query_lr": FloatDistribution(1e-4, 5e-4, log=True),
+            "items_lr": FloatDistribution(1e-4, 5e-4, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "margin": FloatDistribution(0.0, 0.2),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
-            "negative_downsampling": FloatDistribution(0.02, 0.08),
+            "negative_downsampling": FloatDistribution(0.02, 0.06),
             "loss": CategoricalDistribution(("combined", "contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
         }
