@@ -18,6 +18,7 @@ from rich.table import Table
 
 import tuneloop
 from common import need, read_lines, service, write_json
+from tuneloop.client import Task
 
 FIRST_SHARE = 0.6
 MODEL = "rare-diseases"
@@ -44,18 +45,18 @@ def main() -> None:
             client.import_sessions(part)
             began = time.monotonic()
             task = client.create_task("Default Fine Tuning Method", settings=settings)
-            task = client.wait(task.id, callback=lambda task: console.print(f"  {task.progress}", end="\r"))
+            task = client.wait(task.id, callback=Follower(console), poll_seconds=2)
             seconds = time.monotonic() - began
             if task.status != "done" or task.best_run_id is None:
                 raise SystemExit(f"iteration {number} ended {task.status}: {task.detail}")
-            console.print(f"iteration {number}: {seconds:.0f} s")
+            console.print(f"iteration {number} took {seconds:.0f} s; measuring")
             if number == 1:
                 client.register_model(MODEL, run_id=task.start_run_id)
                 rows.append({"model": "initial", "seconds": None, **measure(client, 1, items, queries)})
             version = client.register_model(MODEL, task_id=task.id).version
             measured = measure(client, version, items, queries)
             rows.append({"model": f"after iteration {number}", "seconds": seconds, **measured})
-    report(console, rows)
+            report(console, rows)
     last = rows[-1]
     figures = {
         "ndcg_at_10_initial": rows[0]["ndcg_at_10"],
@@ -65,6 +66,26 @@ def main() -> None:
         "longest_iteration_seconds": max(row["seconds"] or 0 for row in rows),
     }
     write_json(arguments.json, figures=figures, runs=rows)
+
+
+class Follower:
+    """Prints what a task is doing when that changes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ""
+
+    def __call__(self, task: Task) -> None:
+        """Told about the task every few seconds."""
+        progress = task.progress
+        if progress is None:
+            return
+        run = f"run {(progress.runs_done or 0) + 1}/{progress.runs_total}" if progress.runs_total else ""
+        metric = f"{progress.main_metric.value:.4f}" if progress.main_metric else ""
+        line = f"  {progress.stage} {run} epoch {progress.epoch or '-'} {metric}"
+        if line != self._last:
+            self._console.print(line)
+        self._last = line
 
 
 def measure(
