@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -231,16 +232,21 @@ def test_writers_here_and_releases_in_another_process_agree(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
 
-        def work(number: int) -> None:
+        def work(round_: int, number: int) -> None:
             for at in range(12):
-                store.add_session(new_session(f"{number} {at}"))
+                store.add_session(new_session(f"{round_} {number} {at}"))
 
-        assert in_threads(10, work) == [None] * 10
+        rounds = 0
+        while rounds < 20 and len(store.batches()) < 4:  # until the other process had its turn more than once
+            assert in_threads(10, partial(work, rounds)) == [None] * 10
+            rounds += 1
         stop.touch()
         released = int(process.stdout.read())
     assert process.returncode == 0
     assert released >= 2
-    _check_every_session_is_in_one_batch(store, {f"{number} {at}" for number in range(10) for at in range(12)})
+    _check_every_session_is_in_one_batch(
+        store, {f"{round_} {number} {at}" for round_ in range(rounds) for number in range(10) for at in range(12)}
+    )
 
 
 def _check_every_session_is_in_one_batch(store: FeedbackStore, expected: set[str]) -> None:

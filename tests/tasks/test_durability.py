@@ -156,7 +156,7 @@ def test_tasks_of_one_method_run_one_at_a_time_in_order(running):
 
     wait_until(both_done, seconds=120, what="both tasks")
     assert ("processing", "processing") not in seen
-    assert all(states[1] == "pending" for states in seen if states[0] != "done")
+    assert all(states[1] == "pending" for states in seen if states[0] != "done"), seen
 
 
 def test_a_killed_api_loses_nothing_it_acknowledged(running):

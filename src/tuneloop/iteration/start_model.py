@@ -32,7 +32,7 @@ def choose_start_model(job: Job, tracking: Tracking, stored: StoredModels) -> St
     latest = tracking.latest_iteration(job.name)
     if latest is not None:
         return StartModel(latest.best.run_id, dict(RunRecord.from_tag(latest.best.tags[RECORD_TAG]).params))
-    job.method.upload_initial_model(_InitialModels(tracking, stored, job.work_dir / "initial"))
+    job.method.upload_initial_model(_InitialModels(job, tracking, stored))
     run_id = tracking.find_initial(job.method.initial_model_hash())
     if run_id is None:
         raise RuntimeError(f"upload_initial_model of {job.name!r} stored nothing under its initial_model_hash()")
@@ -59,10 +59,11 @@ def finished_record(run: RunInfo) -> RunRecord | None:
 class _InitialModels:
     """The store that `Method.upload_initial_model` is handed: initial models are runs of `iteration / initial`."""
 
-    def __init__(self, tracking: Tracking, stored: StoredModels, folder: Path) -> None:
+    def __init__(self, job: Job, tracking: Tracking, stored: StoredModels) -> None:
+        self._task_id = job.task_id
+        self._folder = job.work_dir / "initial"
         self._tracking = tracking
         self._stored = stored
-        self._folder = folder
 
     def has(self, source_hash: str) -> bool:
         """Whether a model of this source is stored."""
@@ -77,5 +78,5 @@ class _InitialModels:
         def record(run_id: str) -> None:
             self._stored.record(run_id, self._folder)
 
-        self._tracking.put_initial(source, source_hash, self._folder, before_upload=record)
+        self._tracking.put_initial(source, source_hash, self._folder, task_id=self._task_id, before_upload=record)
         shutil.rmtree(self._folder)

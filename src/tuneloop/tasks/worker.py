@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
+from sqlalchemy.exc import SQLAlchemyError
 
 from tuneloop.catalog.store import Catalog
 from tuneloop.database import Database
@@ -24,7 +25,7 @@ from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.fine_tuning import FineTuning
 from tuneloop.tasks.queue_format import JsonSerializer
 from tuneloop.tasks.snapshots import SnapshotStore
-from tuneloop.tasks.store import TaskStore
+from tuneloop.tasks.store import TaskRecord, TaskStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -143,17 +144,27 @@ class Worker:
             log.warning("took over from a dead worker", worker_id=worker_id)
 
     def _enqueue_waiting(self) -> None:
+        # Only the first of each line goes into the queue, which does not tell apart what comes in one millisecond.
+        first: dict[str, TaskRecord] = {}
         for task in self._store.waiting():
+            first.setdefault(task.method or task.kind, task)
+        for line, task in first.items():
             workflow_id = f"{task.id}-{task.attempt}"
             if workflow_id in self._enqueued:
                 continue
             assert self._workflow is not None
-            with SetWorkflowID(workflow_id), SetEnqueueOptions(queue_partition_key=task.method or task.kind):
+            with SetWorkflowID(workflow_id), SetEnqueueOptions(queue_partition_key=line):
                 DBOS.enqueue_workflow(QUEUE, self._workflow, task.id, task.attempt)
             self._enqueued.add(workflow_id)
 
     def _work(self, task_id: str, attempt: int) -> None:
-        task = self._store.begin(task_id, attempt)
+        while True:
+            try:
+                task = self._store.begin(task_id, attempt)
+                break
+            except SQLAlchemyError:
+                log.warning("the database does not answer; trying again", task_id=task_id, exc_info=True)
+                time.sleep(LOOP_SECONDS)
         if task is None:
             return
         log.info("task begins", task_id=task_id, attempt=attempt, method=task.method)
