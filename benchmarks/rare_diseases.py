@@ -80,7 +80,8 @@ class Follower:
         progress = task.progress
         if progress is None:
             return
-        run = f"run {(progress.runs_done or 0) + 1}/{progress.runs_total}" if progress.runs_total else ""
+        total = progress.runs_total
+        run = f"run {min((progress.runs_done or 0) + 1, total)}/{total}" if total else ""
         metric = f"{progress.main_metric.value:.4f}" if progress.main_metric else ""
         line = f"  {progress.stage} {run} epoch {progress.epoch or '-'} {metric}"
         if line != self._last:
