@@ -51,6 +51,13 @@ def learn(method, snapshot, start_model, params=None, context=None):
     return prepared, method.train(prepared, start_model, params or method.default_params(), context or Context())
 
 
+def test_the_initial_model_reads_as_much_of_a_text_as_training_does(tmp_path, tiny_model):
+    short, long = (DefaultFineTuningMethod(DefaultSettings(model=str(tiny_model), max_length=n)) for n in (4, 8))
+    assert short.initial_model_hash() != long.initial_model_hash()
+    model = mlflow.sentence_transformers.load_model(str(start(short, tmp_path)))
+    assert model.max_seq_length == 4
+
+
 @pytest.mark.parametrize("encoders", ["one", "two"])
 def test_from_the_initial_model_over_two_iterations_to_a_model_that_plain_clients_load(
     tmp_path, tiny_model, snapshot, encoders

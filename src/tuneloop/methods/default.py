@@ -68,7 +68,9 @@ class DefaultSettings(MethodSettings):
     model: str | None = Field(
         None, description="Start of the first iteration: hub id or folder (default: the packaged all-MiniLM-L6-v2)."
     )
-    max_length: int = Field(128, ge=4, le=8192, description="Tokens of a text that the model reads.")
+    max_length: int = Field(
+        128, ge=4, le=8192, description="Tokens of a text that the model reads; no more than the start model does."
+    )
     train_length: int = Field(64, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
     encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
     max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
@@ -135,11 +137,17 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             ) from None
         return str(get_model_path())
 
-    def load_initial_model(self) -> SentenceTransformer:
-        """That model, as it is."""
-        from tuneloop.search.model import load_model
+    def initial_model_hash(self) -> str:
+        """By the files, and by how many tokens of a text the model is to read."""
+        return f"{super().initial_model_hash()}-{self.settings.max_length}"
 
-        return load_model(self.initial_model_source())
+    def load_initial_model(self) -> SentenceTransformer:
+        """That model, with the text length of the settings: what is stored ranks as what training starts from."""
+        from tuneloop.search.model import limit_length, load_model
+
+        model = load_model(self.initial_model_source())
+        limit_length(model, self.settings.max_length)
+        return model
 
     # -- learning
 
