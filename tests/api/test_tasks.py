@@ -145,7 +145,7 @@ def test_methods_are_described(http: httpx.Client) -> None:
     answer = http.get("/api/v1/fine-tuning/methods").json()
     assert answer["failed"] == []
     [method] = [method for method in answer["methods"] if method["name"] == METHOD]
-    assert method["main_metric"] == "test_not_irrelevant_dist_shift"
+    assert method["main_metric"] == "test_ndcg_at_10"
     assert method["version"]
     assert method["description"]
     schema = method["settings_schema"]

@@ -60,7 +60,7 @@ def test_wrong_requests_are_explained(client):
 def test_methods_come_with_their_settings(client):
     methods = {method.name: method for method in client.methods().methods}
     default = methods[DEFAULT_METHOD]
-    assert default.main_metric == "test_not_irrelevant_dist_shift" and default.version
+    assert default.main_metric == "test_ndcg_at_10" and default.version
     assert "max_runs" in default.settings_schema["properties"]
     assert client.methods().failed == ()
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneloop.search.data import Sampler
-from tuneloop.search.losses import LOSSES, combined, contrastive, margin_ranking
+from tuneloop.search.losses import LOSSES, contrastive, margin_ranking
 from tuneloop.search.sessions import Sessions
 
 SESSIONS = Sessions(  # one clicked its second of three results, one its first of two, one was irrelevant
@@ -22,16 +22,17 @@ NAMES = sorted(LOSSES)
 
 def gradient(loss, scores, batch=BATCH, **params):
     scores = scores.clone().requires_grad_(True)
-    loss(scores, batch, **({"margin": 0.1, "temperature": 0.05} | params)).backward()
+    loss(scores, batch, **({"margin": 0.1, "temperature": 0.05, "robustness": 0.0} | params)).backward()
     return scores.grad
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(seed=st.integers(0, 1000), margin=st.floats(0, 0.5), temperature=st.floats(0.02, 1))
-def test_a_loss_is_positive_and_pulls_clicked_and_pushes_other_results(name, seed, margin, temperature):
+@given(seed=st.integers(0, 1000), margin=st.floats(0, 0.5), temperature=st.floats(0.02, 1), robustness=st.floats(0, 1))
+def test_a_loss_is_positive_and_pulls_clicked_and_pushes_other_results(name, seed, margin, temperature, robustness):
     scores = torch.rand(3, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    assert LOSSES[name](scores, BATCH, margin=margin, temperature=temperature) >= 0
-    slope = gradient(LOSSES[name], scores, margin=margin, temperature=temperature)
+    args = {"margin": margin, "temperature": temperature, "robustness": robustness}
+    assert LOSSES[name](scores, BATCH, **args) >= 0
+    slope = gradient(LOSSES[name], scores, **args)
     assert slope[0, 1] <= 0 and slope[1, 3] <= 0  # the clicked ones come nearer
     assert slope[0, 0] >= 0 and slope[0, 2] >= 0 and slope[1, 4] >= 0  # the others go away
     assert slope[2, 0] > 0 and slope[2, 5] > 0  # so does all that an irrelevant session showed
@@ -41,7 +42,7 @@ def test_a_loss_is_positive_and_pulls_clicked_and_pushes_other_results(name, see
 def test_a_better_order_costs_less(name):
     bad, good = torch.zeros(3, 6), torch.zeros(3, 6)
     bad[0, 0] = bad[1, 4] = good[0, 1] = good[1, 3] = 0.5
-    args = {"margin": 0.0, "temperature": 0.05}
+    args = {"margin": 0.0, "temperature": 0.05, "robustness": 0.5}
     assert LOSSES[name](good, BATCH, **args) < LOSSES[name](bad, BATCH, **args)
 
 
@@ -49,36 +50,73 @@ def test_a_better_order_costs_less(name):
 def test_the_order_of_the_sessions_does_not_count(name):
     other = Sampler(SESSIONS, batch_size=3, negative_share=1).batch(np.array([2, 0, 1]), np.random.default_rng(1))
     scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    args = {"margin": 0.1, "temperature": 0.05}
+    args = {"margin": 0.1, "temperature": 0.05, "robustness": 0.5}
     assert LOSSES[name](scores, BATCH, **args) == pytest.approx(float(LOSSES[name](scores, other, **args)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_larger_margin_costs_more(name):
     scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    assert LOSSES[name](scores, BATCH, margin=0.2, temperature=0.05) > LOSSES[name](
-        scores, BATCH, margin=0.0, temperature=0.05
-    )
+    args = {"temperature": 0.05, "robustness": 0.0}
+    assert LOSSES[name](scores, BATCH, margin=0.2, **args) > LOSSES[name](scores, BATCH, margin=0.0, **args)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_more_robust_a_loss_the_less_it_heeds_an_implausible_click(name):
+    scores = torch.zeros(3, 6)
+    scores[0, 1], scores[1, 3] = -0.5, 0.5  # the first session's click is an odd one, the second's is as expected
+    pulls = []
+    for robustness in (0.0, 0.5, 1.0):
+        slope = gradient(LOSSES[name], scores, temperature=0.2, robustness=robustness)
+        pulls.append(float(slope[0, 1] / slope[1, 3]))
+    assert pulls[0] > pulls[1] > pulls[2]
+
+
+def test_without_robustness_the_cost_is_the_negative_log_likelihood_and_the_limit_of_a_little():
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    for loss in LOSSES.values():
+        plain, little = (loss(scores, BATCH, margin=0.1, temperature=0.5, robustness=q) for q in (0.0, 1e-4))
+        assert float(little) == pytest.approx(float(plain), rel=1e-2)
+
+
+def test_contrastive_is_its_formula():
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    found = contrastive(scores, BATCH, margin=0.1, temperature=0.5, robustness=0.5) * 3
+    expected = 0.0
+    for query, click in ((0, 1), (1, 3)):
+        right = torch.exp((scores[query, click] - 0.1) / 0.5)
+        wrong = sum(torch.exp(scores[query, item] / 0.5) for item in range(6) if item != click)
+        expected += (1 - (right / (right + wrong)) ** 0.5) / 0.5
+    expected += away_of(scores)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def away_of(scores):
+    return sum(0.5 * torch.nn.functional.softplus((scores[2, item] - scores[2].mean() + 0.1) / 0.5) for item in (0, 5))
 
 
 def test_margin_ranking_is_its_formula():
     scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    away = margin_ranking(scores, BATCH, margin=0.1, temperature=0.5) * 3
+    found = margin_ranking(scores, BATCH, margin=0.1, temperature=0.5, robustness=0.0) * 3
     pairs = [(0, 1, 0, 0.5), (0, 1, 2, 0.5), (1, 3, 4, 1.0)]
     expected = sum(
         -weight * torch.nn.functional.logsigmoid((scores[query, click] - scores[query, other] - 0.1) / 0.5)
         for query, click, other, weight in pairs
     )
-    background = scores[2].mean()
-    expected += sum(0.5 * torch.nn.functional.softplus((scores[2, item] - background + 0.1) / 0.5) for item in (0, 5))
-    assert float(away) == pytest.approx(float(expected), rel=1e-5)
+    expected += away_of(scores)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_combined_is_the_mean_of_both():
-    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
-    sharp = contrastive(scores, BATCH, margin=0.0, temperature=0.05)
-    mild = margin_ranking(scores, BATCH, margin=0.1, temperature=0.1)
-    assert combined(scores, BATCH, margin=0.1, temperature=0.05) == pytest.approx(float(sharp + mild) / 2)
+def test_of_several_clicks_one_that_is_near_is_enough():
+    sessions = Sessions(
+        np.array([0]), np.array([False]), np.array([0, 3]), np.arange(1, 4), np.array([1, 1, 0], bool), np.arange(1, 4)
+    )
+    batch = Sampler(sessions, batch_size=1, negative_share=1).batch(np.arange(1), np.random.default_rng(0))
+    args = {"margin": 0.0, "temperature": 0.1, "robustness": 0.0}
+    one, both, none = (
+        contrastive(torch.tensor([row]), batch, **args) for row in ([1.0, -1, 0], [1.0, 1, 0], [-1.0, -1, 0])
+    )
+    assert float(one) == pytest.approx(float(both), abs=1e-3) and none > one + 1
 
 
 def test_an_item_clicked_for_the_same_query_elsewhere_is_no_negative():
@@ -93,8 +131,10 @@ def test_an_item_clicked_for_the_same_query_elsewhere_is_no_negative():
     batch = Sampler(sessions, batch_size=2, negative_share=1).batch(np.arange(2), np.random.default_rng(0))
     slope = gradient(contrastive, torch.zeros(1, 3), batch)
     assert slope[0, 0] < 0 and slope[0, 1] < 0 and slope[0, 2] > 0
-    # Each click competes with the one item that the query never clicked.
-    assert float(contrastive(torch.zeros(1, 3), batch, margin=0, temperature=0.05)) == pytest.approx(np.log(2))
+    # What was clicked in either session competes with the one item that the query never clicked.
+    assert float(contrastive(torch.zeros(1, 3), batch, margin=0, temperature=0.05, robustness=0)) == pytest.approx(
+        np.log(1.5)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -50,21 +50,21 @@ class FixedParams(BaseModel):
     items_lr: float = Field(3e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
-    margin: float = Field(0.1, description="By how much a clicked result should be nearer than another.")
+    margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
+    temperature: float = Field(0.08, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
+    robustness: float = Field(
+        0.5, ge=0, le=1, description="How little a click counts that the model finds implausible; 0 counts all alike."
+    )
     not_irrelevant_only: bool = Field(True, description="Leave out sessions in which nothing was relevant.")
     negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
-    loss: Literal["combined", "contrastive", "margin_ranking"] = Field(
-        "combined", description="What training minimises: one of two losses, or both."
-    )
+    loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
 
 
 class DefaultSettings(MethodSettings):
     """Settings of the default method."""
 
-    main_metric: str = Field(
-        "test_not_irrelevant_dist_shift", description="The tracked metric that decides which run is best."
-    )
+    main_metric: str = Field("test_ndcg_at_10", description="The tracked metric that decides which run is best.")
     model: str | None = Field(
         None, description="Start of the first iteration: hub id or folder (default: the packaged all-MiniLM-L6-v2)."
     )
@@ -76,7 +76,6 @@ class DefaultSettings(MethodSettings):
     max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(3, ge=1, le=100, description="Evaluations in a run, evenly spread.")
     patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
-    temperature: float = Field(0.05, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
     propensity_exponent: float = Field(
         0.5, ge=0, le=5, description="Somebody looks at position p with the chance 1 / p to this power."
     )
@@ -161,10 +160,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "items_lr": FloatDistribution(1e-4, 5e-4, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
-            "margin": FloatDistribution(0.0, 0.2),
+            "margin": FloatDistribution(0.0, 0.1),
+            "temperature": FloatDistribution(0.05, 0.12, log=True),
+            "robustness": FloatDistribution(0.3, 0.7),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
             "negative_downsampling": FloatDistribution(0.02, 0.06),
-            "loss": CategoricalDistribution(("combined", "contrastive", "margin_ranking")),
+            "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
         }
         return space | {name: CategoricalDistribution((value,)) for name, value in self._given.items()}
@@ -225,7 +226,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
                 encoder,
                 data.training,
                 data.evaluator,
-                Params(**params, temperature=self.settings.temperature, max_length=self.settings.train_length),
+                Params(**params, max_length=self.settings.train_length),
                 schedule,
                 seed=context.seed,
                 cache=data.cache,

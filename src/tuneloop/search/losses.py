@@ -13,14 +13,15 @@ from tuneloop.search.data import Batch
 Loss = Callable[..., Tensor]
 
 
-def margin_ranking(scores: Tensor, batch: Batch, *, margin: float, temperature: float) -> Tensor:
-    """Probabilistic margin ranking loss: −log σ((s_clicked − s_not_clicked − margin) / temperature).
+def margin_ranking(scores: Tensor, batch: Batch, *, margin: float, temperature: float, robustness: float) -> Tensor:
+    """Probabilistic margin ranking loss: p = σ((s_clicked − s_not_clicked − margin) / temperature).
 
     Args:
         scores: cosine similarities of the batch's queries and items, (Q, M) float32.
         batch: the pairs; each session weighs the same.
         margin: by how much a clicked result should be nearer than a not-clicked one.
         temperature: the similarity difference that counts as one unit of the logistic.
+        robustness: see `_cost`.
 
     Returns:
         The mean over the sessions, a scalar.
@@ -28,33 +29,39 @@ def margin_ranking(scores: Tensor, batch: Batch, *, margin: float, temperature: 
     query, clicked, other = torch.from_numpy(batch.pair).to(scores.device).unbind(1)
     difference = scores[query, clicked] - scores[query, other] - margin
     weight = torch.from_numpy(batch.pair_weight).to(scores.device)
-    total = (weight * softplus(-difference / temperature)).sum()
+    total = (weight * _cost(softplus(-difference / temperature), robustness)).sum()
     return (total + _push_away(scores, batch, margin, temperature)) / batch.sessions
 
 
-def contrastive(scores: Tensor, batch: Batch, *, margin: float, temperature: float) -> Tensor:
-    """In-batch softmax over a clicked item and all items of the batch that its query is not known to like.
+def contrastive(scores: Tensor, batch: Batch, *, margin: float, temperature: float, robustness: float) -> Tensor:
+    """In-batch softmax: p is the share of a session's clicked items, together, beside all items of the batch that its
+    query is not known to like.
 
-    The shown but not clicked results of all sessions are among them, as hard negatives (van den Oord et al.,
-    Representation Learning with Contrastive Predictive Coding, 2018, with an additive margin). Arguments and result
-    as in `margin_ranking`.
+    The shown but not clicked results of all sessions are among those, as hard negatives. That one clicked item is near
+    is enough, whichever: of several clicks some are mistakes (MIL-NCE: Miech et al., End-to-End Learning of Visual
+    Representations from Uncurated Instructional Videos, 2020, with an additive margin). Arguments and result as in
+    `margin_ranking`.
     """
     query, clicked = torch.from_numpy(batch.click).to(scores.device).unbind(1)
     known = torch.from_numpy(batch.known).to(scores.device)
-    # Not -inf: a row whose items are all known would have no gradient.
+    liked = torch.zeros_like(known)
+    liked[query, clicked] = True
+    # Not -inf: a row without an item on one of the sides would have no gradient.
     others = torch.logsumexp((scores / temperature).masked_fill(known, -1e9), dim=1)  # (Q,)
-    target = (scores[query, clicked] - margin) / temperature
-    weight = torch.from_numpy(batch.click_weight).to(scores.device)
-    total = (weight * softplus(others[query] - target)).sum()
+    target = torch.logsumexp(((scores - margin) / temperature).masked_fill(~liked, -1e9), dim=1)
+    sessions = torch.from_numpy(batch.click_weight).to(scores.device)
+    weight = torch.zeros_like(target).index_add(0, query, sessions)
+    total = (weight * _cost(softplus(others - target), robustness)).sum()
     return (total + _push_away(scores, batch, margin, temperature)) / batch.sessions
 
 
-def combined(scores: Tensor, batch: Batch, *, margin: float, temperature: float) -> Tensor:
-    """The mean of both: contrastive without a margin, which tells the right item from all others, and margin ranking at
-    twice the temperature, which forgives the mistaken clicks that the first takes too seriously.
+def _cost(surprise: Tensor, robustness: float) -> Tensor:
+    """What a probability p costs, by its −log p: (1 − p^q) / q, with q the robustness, and −log p itself for q = 0.
+
+    The more robust, the less a click counts that the model finds implausible, which is what a mistaken one looks like
+    (Zhang and Sabuncu, Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels, 2018).
     """
-    sharp = contrastive(scores, batch, margin=0.0, temperature=temperature)
-    return (sharp + margin_ranking(scores, batch, margin=margin, temperature=2 * temperature)) / 2
+    return -torch.expm1(-robustness * surprise) / robustness if robustness > 1e-6 else surprise
 
 
 def _push_away(scores: Tensor, batch: Batch, margin: float, temperature: float) -> Tensor:
@@ -65,4 +72,4 @@ def _push_away(scores: Tensor, batch: Batch, margin: float, temperature: float) 
     return (weight * softplus((scores[query, shown] - background[query] + margin) / temperature)).sum()
 
 
-LOSSES: dict[str, Loss] = {"combined": combined, "contrastive": contrastive, "margin_ranking": margin_ranking}
+LOSSES: dict[str, Loss] = {"contrastive": contrastive, "margin_ranking": margin_ranking}

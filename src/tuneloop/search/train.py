@@ -34,12 +34,11 @@ class Params:
         num_fixed_layers: layers, counted from the embeddings, that keep the start model's weights.
         query_lr, items_lr: peak learning rates of the two encoders (one encoder: their geometric mean).
         query_weight_decay, items_weight_decay: AdamW's weight decay, likewise.
-        margin: see `losses`.
+        margin, temperature, robustness: see `losses`.
         not_irrelevant_only: whether to leave irrelevant sessions out.
         negative_downsampling: the share of a session's shown but not clicked results that a step uses.
         loss: a name in `losses.LOSSES`.
         batch_size: sessions in a step.
-        temperature: see `losses`.
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
     """
 
@@ -49,11 +48,12 @@ class Params:
     query_weight_decay: float
     items_weight_decay: float
     margin: float
+    temperature: float
+    robustness: float
     not_irrelevant_only: bool
     negative_downsampling: float
     loss: str
     batch_size: int
-    temperature: float = 0.05
     max_length: int | None = None
 
 
@@ -111,7 +111,9 @@ def train(
         ValueError: there is nothing to learn from, or the main metric cannot be measured on these data.
     """
     torch.manual_seed(seed)
-    loss_of = partial(LOSSES[params.loss], margin=params.margin, temperature=params.temperature)
+    loss_of = partial(
+        LOSSES[params.loss], margin=params.margin, temperature=params.temperature, robustness=params.robustness
+    )
     sampler_of = partial(
         Sampler,
         batch_size=params.batch_size,
