@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -92,14 +93,18 @@ class Follower:
 def measure(
     client: tuneloop.Client, version: int | str, items: list[dict[str, Any]], queries: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """nDCG@10 (gain 2^relevance − 1) and MRR of the relevance-2 item in the top 10, over all items."""
-    ids = [item["object_id"] for item in items]
+    """`ranking_quality` of a registered model."""
     vectors = client.embed(f"{MODEL}/{version}", [item["text"] for item in items], kind="item")
     asked = client.embed(f"{MODEL}/{version}", [query["query"] for query in queries], kind="query")
+    return ranking_quality(asked @ vectors.T, [item["object_id"] for item in items], queries)
+
+
+def ranking_quality(scores: NDArray[np.floating], items: list[str], queries: list[dict[str, Any]]) -> dict[str, float]:
+    """nDCG@10 (gain 2^relevance − 1) and MRR of the relevance-2 item in the top 10, by scores (queries, items)."""
     discounts = 1 / np.log2(np.arange(2, 12))
     ndcgs, reciprocals = [], []
-    for query, row in zip(queries, asked @ vectors.T, strict=True):
-        top = [query["relevance"].get(ids[place], 0) for place in np.argsort(-row, kind="stable")[:10]]
+    for query, row in zip(queries, scores, strict=True):
+        top = [query["relevance"].get(items[place], 0) for place in np.argsort(-row, kind="stable")[:10]]
         ideal = np.sort([2.0**grade - 1 for grade in query["relevance"].values()])[::-1][:10]
         ndcgs.append(np.sum((2.0 ** np.array(top) - 1) * discounts) / np.sum(ideal * discounts[: len(ideal)]))
         reciprocals.append(next((1 / rank for rank, grade in enumerate(top, 1) if grade == 2), 0.0))

@@ -55,16 +55,21 @@ def test_a_resumed_search_asks_the_same_questions(seed, interrupted_after, outco
     assert [record.params for record in resumed] == [record.params for record in whole]
 
 
-def unpromising(trial):
-    trial.report(0.1, 0)
+def pruned(trial, *course):
+    for step, value in enumerate(course):
+        trial.report(value, step)
     return trial.should_prune()
 
 
-def test_an_unpromising_run_is_pruned():
+def test_a_run_that_is_behind_the_best_ones_at_the_same_evaluation_is_pruned():
     search = Search(SPACE, direction="maximize", seed=0)
-    good = [RunRecord(f"r{i}", i, {**FIRST, "margin": i / 10}, "done", 1.0, (0.5, 0.8, 1.0)) for i in range(3)]
-    assert not unpromising(search.ask(good[:2]))  # too few to compare with
-    assert unpromising(search.ask(good))
+    courses = [(0.5, 0.8, 1.0), (0.1, 0.2, 0.3), (0.2, 0.3, 0.4)]
+    good = [RunRecord(f"r{i}", i, FIRST, "done", course[-1], course) for i, course in enumerate(courses)]
+    assert not pruned(search.ask([]), 0.1)  # nothing to compare with
+    for before in (good[:1], good):
+        assert pruned(search.ask(before), 0.2)
+        assert not pruned(search.ask(before), 0.6)
+        assert not pruned(search.ask(before), 0.1, 0.9)
 
 
 def test_a_long_record_fits_into_a_tag():

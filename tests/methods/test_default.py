@@ -85,6 +85,31 @@ def test_from_the_initial_model_over_two_iterations_to_a_model_that_plain_client
     assert second.metrics["test_ndcg_at_10"] > 0.6
 
 
+@pytest.mark.parametrize("mode", ["query_only", "adapter"])
+def test_with_queries_alone_trained_search_improves_and_no_item_needs_embedding_again(
+    tmp_path, tiny_model, snapshot, mode
+):
+    params = {"num_fixed_layers": 0, "batch_size": 32, "query_lr": 3e-2 if mode == "adapter" else 3e-3}
+    settings = tiny_settings(tiny_model, mode=mode, fixed_params=params, max_epochs=6)
+    method = DefaultFineTuningMethod(DefaultSettings(**settings))
+    initial = method.load_initial_model()
+    prepared, trained = learn(method, snapshot, start(method, tmp_path))
+    assert trained.metrics["test_ndcg_at_10"] > prepared.baseline["test_ndcg_at_10"] + 0.05
+    method.save_model(trained.model, tmp_path / "first")
+    client = mlflow.sentence_transformers.load_model(str(tmp_path / "first"))
+    items, queries = [each["text"] for each in made_up_items()[:20]], ["slang1 word2", "slang7"]
+    np.testing.assert_allclose(client.encode_document(items), initial.encode_document(items), atol=1e-5)
+    assert not np.allclose(client.encode_query(queries), initial.encode_query(queries), atol=0.01)
+
+    again = write_snapshot(tmp_path / "later", made_up_sessions(seed=1))
+    prepared, second = learn(method, again, tmp_path / "first")
+    assert prepared.baseline["test_ndcg_at_10"] == pytest.approx(trained.metrics["test_ndcg_at_10"], abs=0.1)
+    assert second.metrics["test_ndcg_at_10"] > prepared.baseline["test_ndcg_at_10"] - 0.02
+    np.testing.assert_allclose(second.model.encode_document(items), initial.encode_document(items), atol=1e-5)
+    number = sum(each.numel() for each in second.model.parameters())
+    assert number == sum(each.numel() for each in trained.model.parameters())  # one adapter, not one on the other
+
+
 def test_the_same_snapshot_and_seed_give_the_same_run(tmp_path, tiny_model, snapshot):
     method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model)))
     folder = start(method, tmp_path)
@@ -110,10 +135,11 @@ def test_runs_share_the_output_of_the_fixed_layers(tmp_path, tiny_model, snapsho
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
 
 
-def test_any_point_of_the_search_space_can_be_trained(tmp_path, tiny_model, snapshot):
+@pytest.mark.parametrize("mode", ["full", "query_only", "adapter"])
+def test_any_point_of_the_search_space_can_be_trained(tmp_path, tiny_model, snapshot, mode):
     import optuna
 
-    settings = tiny_settings(tiny_model, fixed_params={}, max_epochs=1, evaluations=1)
+    settings = tiny_settings(tiny_model, fixed_params={}, max_epochs=1, evaluations=1, mode=mode)
     method = DefaultFineTuningMethod(DefaultSettings(**settings))
     folder = start(method, tmp_path)
     prepared = method.prepare(snapshot, folder, Context())

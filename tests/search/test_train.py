@@ -107,7 +107,7 @@ def test_a_run_that_no_longer_improves_stops(bench):
     steps = []
     bench.train(
         {"query_lr": 1e-12, "items_lr": 1e-12},
-        {"epochs": 50, "evaluations": 50, "patience": 2, "main_metric": "test_ndcg_at_10"},
+        {"epochs": 50, "evaluations": 20, "patience": 2, "main_metric": "test_ndcg_at_10"},
         report=lambda metrics, step: steps.append(step),
     )
     assert max(steps) < 50 * len(bench.data.train) / PARAMS["batch_size"] / 2

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tuneloop.methods.contract import Direction
 
 STARTUP_TRIALS = 3
+# A run goes on while it is among the best so many percent of the finished ones, as they stood at the same evaluation.
+GOES_ON = 25.0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -58,7 +60,7 @@ class Search:
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS, seed=zlib.crc32(f"{self.seed}/{number}".encode())
             ),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+            pruner=optuna.pruners.PercentilePruner(GOES_ON, n_startup_trials=1),
         )
         study.add_trials([self._frozen(record) for record in records])
         if number == 0 and self.first is not None:

@@ -16,9 +16,11 @@ from tuneloop.methods.snapshot import Snapshot
 if TYPE_CHECKING:  # torch and Optuna take seconds to import; the API only lists methods
     from optuna.distributions import BaseDistribution
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
     from tuneloop.search.cache import PrefixCache
     from tuneloop.search.data import TrainingData
+    from tuneloop.search.encoder import Encoder
     from tuneloop.search.evaluate import Evaluator
     from tuneloop.search.tokens import TokenTable
 
@@ -46,8 +48,8 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
-    query_lr: float = Field(3e-4, gt=0, description="Learning rate of the query encoder.")
-    items_lr: float = Field(3e-4, gt=0, description="Learning rate of the item encoder.")
+    query_lr: float = Field(4e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(4e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
     margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
@@ -59,6 +61,14 @@ class FixedParams(BaseModel):
     negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
     loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
+
+
+# With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
+_MODE_PARAMS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "query_only": {"num_fixed_layers": 0, "negative_downsampling": 1.0},
+    "adapter": {"query_lr": 2e-3, "negative_downsampling": 1.0},
+}
 
 
 class DefaultSettings(MethodSettings):
@@ -73,8 +83,15 @@ class DefaultSettings(MethodSettings):
     )
     train_length: int = Field(64, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
     encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
-    max_epochs: int = Field(2, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
-    evaluations: int = Field(3, ge=1, le=100, description="Evaluations in a run, evenly spread.")
+    mode: Literal["full", "query_only", "adapter"] = Field(
+        "full",
+        description="What is trained: the encoders of queries and items; that of queries alone, so that no item needs "
+        "embedding again; or a linear layer on the embeddings of queries, the quickest. The last two make two encoders.",
+    )
+    max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
+    evaluations: int = Field(
+        4, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on."
+    )
     patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
     propensity_exponent: float = Field(
         0.5, ge=0, le=5, description="Somebody looks at position p with the chance 1 / p to this power."
@@ -99,12 +116,13 @@ class DefaultSettings(MethodSettings):
 
 @dataclass(frozen=True)
 class _Data:
-    """What the runs of an iteration share."""
+    """What the runs of an iteration share; `fixed` holds the embeddings of a side that is not trained."""
 
     training: TrainingData
     tokens: TokenTable
     evaluator: Evaluator
     cache: PrefixCache
+    fixed: Mapping[str, Tensor]
 
 
 class DefaultFineTuningMethod(Method[DefaultSettings]):
@@ -156,8 +174,8 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         space: dict[str, BaseDistribution] = {
             "num_fixed_layers": CategoricalDistribution(self._depths()),
-            "query_lr": FloatDistribution(1e-4, 5e-4, log=True),
-            "items_lr": FloatDistribution(1e-4, 5e-4, log=True),
+            "query_lr": FloatDistribution(1e-4, 8e-4, log=True),
+            "items_lr": FloatDistribution(1e-4, 8e-4, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "margin": FloatDistribution(0.0, 0.1),
@@ -168,11 +186,18 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
         }
+        if self.settings.mode != "full":
+            space["negative_downsampling"] = FloatDistribution(0.5, 1.0)
+        if self.settings.mode == "query_only":
+            space["num_fixed_layers"] = CategoricalDistribution((0, *self._depths()))
+        if self.settings.mode == "adapter":
+            space["query_lr"] = FloatDistribution(3e-4, 1e-2, log=True)
         return space | {name: CategoricalDistribution((value,)) for name, value in self._given.items()}
 
     def default_params(self) -> Mapping[str, Any]:
         """Known to work on short and long texts; with `fixed_params` in their places."""
-        return FixedParams().model_dump() | {"num_fixed_layers": self._depths()[0]} | self._given
+        params = FixedParams().model_dump() | {"num_fixed_layers": self._depths()[0]}
+        return params | _MODE_PARAMS[self.settings.mode] | self._given
 
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""
@@ -193,6 +218,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         encoder = Encoder(model, tokens, precision=self.settings.precision)
         cache = PrefixCache(start_model.parent, max_bytes=context.cache_bytes)
         # Most runs fix as many layers: what they need is computed once, here.
+        fixed = self._embed_fixed_sides(encoder, context)
         encoder.fix_layers(self.default_params()["num_fixed_layers"], cache, check=context.check)
         evaluator = Evaluator(
             training,
@@ -204,7 +230,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             check=context.check,
         )
         counts = training.counts | {"tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
-        return Prepared(_Data(training, tokens, evaluator, cache), counts, training.judged, evaluator.baseline)
+        return Prepared(_Data(training, tokens, evaluator, cache, fixed), counts, training.judged, evaluator.baseline)
 
     def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:
         """Train once, and give the best evaluated state of the run."""
@@ -214,6 +240,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         data: _Data = prepared.data
         context.progress("loading the start model")
         encoder = Encoder(self._load(start_model), data.tokens, precision=self.settings.precision)
+        self._fix_sides(encoder, data.fixed)
         schedule = Schedule(
             epochs=self.settings.max_epochs,
             evaluations=self.settings.evaluations,
@@ -264,6 +291,27 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             create_model_card=False,
         )
 
+    def _embed_fixed_sides(self, encoder: Encoder, context: Context) -> dict[str, Tensor]:
+        """What the mode does not train, embedded once for all runs."""
+        from tuneloop.search.model import identity_adapter
+
+        fixed: dict[str, Tensor] = {}
+        if self.settings.mode != "full":
+            context.progress("embedding the items")
+            fixed["document"] = encoder.embed_side("document", check=context.check)
+        if self.settings.mode == "adapter":
+            with identity_adapter(encoder.model):
+                fixed["query"] = encoder.embed_side("query", check=context.check)
+        self._fix_sides(encoder, fixed)
+        return fixed
+
+    @staticmethod
+    def _fix_sides(encoder: Encoder, fixed: Mapping[str, Tensor]) -> None:
+        from tuneloop.search.model import add_adapter
+
+        for side, embeddings in fixed.items():
+            encoder.fix_side(side, embeddings, add_adapter(encoder.model) if side == "query" else None)
+
     def _depths(self) -> tuple[int, ...]:
         """How many layers may be fixed: two thirds of the model's, or all but one."""
         from transformers import AutoConfig
@@ -282,10 +330,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         """The start model with the encoders and the text length of the settings."""
         from mlflow.sentence_transformers import SENTENCE_TRANSFORMERS_DATA_PATH
 
-        from tuneloop.search.model import limit_length, load_model, split_encoders
+        from tuneloop.search.model import add_adapter, limit_length, load_model, split_encoders
 
         model = load_model(start_model / SENTENCE_TRANSFORMERS_DATA_PATH)
-        if self.settings.encoders == "two":
+        if self.settings.encoders == "two" or self.settings.mode != "full":
             model = split_encoders(model)
+        if self.settings.mode == "adapter":
+            add_adapter(model)
         limit_length(model, self.settings.max_length)
         return model

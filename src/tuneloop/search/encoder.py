@@ -57,6 +57,7 @@ class Encoder:
         self.depth = 0
         self._replay: dict[str, Callable[[dict[str, Any], Tensor], Tensor]] = {}
         self._hidden: Tensor | None = None
+        self._fixed: dict[str, tuple[Tensor, nn.Module]] = {}
         self._exits = ExitStack()
         # Without dropout: the same text has the same embedding wherever it stands, and steps are faster.
         model.to(self.device).eval()
@@ -71,6 +72,11 @@ class Encoder:
         parts, places = [], []
         for side, chosen in self._groups(rows, max_length):
             check()
+            places.append(chosen)
+            if side in self._fixed:
+                embeddings, head = self._fixed[side]
+                parts.append(head(embeddings[torch.from_numpy(rows[chosen] - self._first(side))].to(self.device)))
+                continue
             features, place = self.tokens.batch(rows[chosen], side, max_length=max_length)
             features = {key: self._to_device(value) for key, value in features.items()}
             if self._hidden is None:
@@ -78,11 +84,28 @@ class Encoder:
             else:
                 hidden = self._hidden.index_select(0, place.flatten()).view(*place.shape, -1).to(self.device)
                 parts.append(self._replay[side](features, hidden if self.bf16 else hidden.float()))
-            places.append(chosen)
         if not parts:
             return torch.zeros(0, self.model.get_embedding_dimension() or 0, device=self.device)
         back = np.argsort(np.concatenate(places))
-        return normalize(torch.cat(parts).float(), dim=1)[torch.from_numpy(back).to(self.device)]
+        return normalize(torch.cat([part.float() for part in parts]), dim=1)[torch.from_numpy(back).to(self.device)]
+
+    def embed_side(self, side: str, *, check: Check = lambda: None) -> Tensor:
+        """The embeddings of all texts of one side, (N, d) float32 on the CPU, without gradients."""
+        first = self._first(side)
+        rows = np.arange(first, self.tokens.queries if side == "query" else len(self.tokens))
+        with torch.no_grad():
+            return self.encode(rows, check=check).cpu()
+
+    def fix_side(self, side: str, embeddings: Tensor, head: nn.Module | None = None) -> None:
+        """Take the embeddings of one of two sides, before `head` if any, as given; only `head` is trained on it.
+
+        To be called before `fix_layers`.
+        """
+        for parameter in self.modules[side].parameters():
+            parameter.requires_grad_(False)
+        if head is not None:
+            head.requires_grad_(True)
+        self._fixed[side] = embeddings, head or nn.Identity()
 
     def fix_layers(self, depth: int, cache: PrefixCache | None = None, *, check: Check = lambda: None) -> int:
         """Train only the layers above the first `depth`, through the cache where that gives the same embeddings.
@@ -92,23 +115,24 @@ class Encoder:
         Returns:
             How many layers are fixed: 0 when the model has no stack of layers, or there are no texts.
         """
-        self.release()
-        if not len(self.tokens):
+        self._stop_replay()
+        sides = [side for side in (SIDES if self.two else SIDES[1:]) if side not in self._fixed]
+        if not len(self.tokens) or not sides:
             return 0
-        depth = max(0, min(depth, min(len(stack) for stack in self.stacks.values()) - 1))
+        depth = max(0, min(depth, min(len(self.stacks[side]) for side in sides) - 1))
         rows = {"query": np.arange(min(1, self.tokens.queries)), "document": np.arange(len(self.tokens))[-1:]}
-        for side in SIDES if self.two else SIDES[1:]:
+        for side in sides:
             features, _ = self.tokens.batch(rows[side] if len(rows[side]) else np.arange(1), side)
             features = {key: self._to_device(value) for key, value in features.items()}
             try:
                 self.stacks[side].freeze_below(features, depth)
             except TypeError:  # no plain stack of layers: all of them are trained
-                for stack in self.stacks.values():
-                    stack.freeze_below(features, 0)
+                for other in sides:
+                    self.stacks[other].freeze_below(features, 0)
                 return 0
         self.depth = depth
         if depth and cache is not None and self._can_replay(depth):
-            width = self._below("document", np.arange(len(self.tokens))[-1:]).shape[-1]
+            width = self._below(sides[-1], np.arange(len(self.tokens))[-1:]).shape[-1]
             build = partial(self._fill, check=check)
             hidden = cache.get(depth, tokens=int(self.tokens.starts[-1]), width=width, build=build)
             if hidden is not None:
@@ -147,9 +171,9 @@ class Encoder:
                     parameter.copy_(state[name])
 
     def release(self) -> None:
-        """Leave the model as plain clients expect it: no replay, and no reference to the cache."""
-        self._exits.close()
-        self._replay, self._hidden = {}, None
+        """Leave the model as plain clients expect it: no replay, and no reference to what was computed before."""
+        self._stop_replay()
+        self._fixed = {}
 
     # -- one forward pass
 
@@ -162,6 +186,10 @@ class Encoder:
         features, _ = self.tokens.batch(rows, side)
         with torch.no_grad():
             return self.stacks[side].below({key: self._to_device(value) for key, value in features.items()}, self.depth)
+
+    def _first(self, side: str) -> int:
+        """The first row of a side."""
+        return 0 if side == "query" else self.tokens.queries
 
     def _to_device(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, Tensor) else value
@@ -194,6 +222,8 @@ class Encoder:
         rows = np.arange(len(self.tokens))
         for side, chosen in self._groups(rows):
             check()
+            if side in self._fixed:
+                continue
             features, place = self.tokens.batch(chosen, side)
             real = features["attention_mask"].bool()
             hidden[place[real]] = self._below(side, chosen)[real.to(self.device)].to("cpu", torch.bfloat16)
@@ -201,13 +231,21 @@ class Encoder:
     def _start_replay(self, hidden: Tensor) -> None:
         self._hidden = hidden
         for side in SIDES if self.two else SIDES[1:]:
-            self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
-        self._replay.setdefault("query", self._replay["document"])
+            if side not in self._fixed:
+                self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
+        if not self.two:
+            self._replay["query"] = self._replay["document"]
+
+    def _stop_replay(self) -> None:
+        self._exits.close()
+        self._replay, self._hidden = {}, None
 
     def _can_replay(self, depth: int) -> bool:
         """Whether hidden states of texts by themselves, replayed in one padded batch, give the usual embeddings."""
         probes = {"query": np.arange(self.tokens.queries), "document": np.arange(self.tokens.queries, len(self.tokens))}
         for side in SIDES:
+            if side in self._fixed:
+                continue
             rows = probes[side][np.argsort(self.tokens.lengths[probes[side]], kind="stable")]
             rows = np.unique(rows[[0, len(rows) // 2, -1]]) if len(rows) else rows
             if self.tokens.flat or not len(rows):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
@@ -42,10 +45,16 @@ def has_two_encoders(model: SentenceTransformer) -> bool:
 
 
 def split_encoders(model: SentenceTransformer) -> SentenceTransformer:
-    """The model with two encoders, equal at first, behind a Router that `encode_query`/`encode_document` choose by."""
+    """The model with two encoders, equal at first, behind a Router that `encode_query`/`encode_document` choose by.
+
+    A model that has two keeps them; what they share, each then has for itself.
+    """
     from sentence_transformers.base.modules import Router
 
     if has_two_encoders(model):
+        routes: Any = model[0].sub_modules
+        if {*map(id, routes["query"].parameters())} & {*map(id, routes["document"].parameters())}:
+            routes["query"] = copy.deepcopy(routes["query"])
         return model
     modules: Any = list(model.children())
     router = Router.for_query_document(query_modules=copy.deepcopy(modules), document_modules=modules)
@@ -57,6 +66,42 @@ def split_encoders(model: SentenceTransformer) -> SentenceTransformer:
         similarity_fn_name=model.similarity_fn_name,
         truncate_dim=model.truncate_dim,
     )
+
+
+def add_adapter(model: SentenceTransformer) -> nn.Linear:
+    """Give the query encoder of a model with two a linear layer at its end, the identity at first.
+
+    It stands before a final normalisation. One that is there already stays as it is.
+
+    Returns:
+        The layer.
+    """
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    route: Any = model[0]
+    query = route.sub_modules["query"]
+    modules = list(query)
+    after = modules.pop() if isinstance(modules[-1], Normalize) else None
+    if not (isinstance(modules[-1], Dense) and modules[-1].linear.bias is None):
+        width = model.get_embedding_dimension() or 0
+        adapter = Dense(width, width, bias=False, activation_function=nn.Identity(), init_weight=torch.eye(width))
+        route.sub_modules["query"] = nn.Sequential(*modules, adapter, *([after] if after is not None else []))
+        modules.append(adapter)
+    linear: nn.Linear = modules[-1].linear
+    return linear
+
+
+@contextmanager
+def identity_adapter(model: SentenceTransformer) -> Iterator[None]:
+    """Within this context the adapter of the query encoder changes nothing."""
+    weight = add_adapter(model).weight
+    learnt = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(torch.eye(len(weight)))
+        try:
+            yield
+        finally:
+            weight.copy_(learnt)
 
 
 def encoder_modules(model: SentenceTransformer) -> dict[str, nn.Module]:

@@ -63,7 +63,8 @@ class Schedule:
 
     Attributes:
         epochs: passes over the training sessions, at most.
-        evaluations: how often, evenly spread over the run, the model is evaluated; the last time at its end.
+        evaluations: how often the model is evaluated: at the end of the run, at its half, at its quarter and so on, so
+            that a run which is not promising is known early.
         patience: the run stops after so many evaluations in a row without a better main metric.
         main_metric: decides which evaluated state is the best.
         maximize: whether more of it is better.
@@ -134,7 +135,7 @@ def train(
         )
     )
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
-    evaluate_at = {math.ceil(steps * (number + 1) / schedule.evaluations) for number in range(schedule.evaluations)}
+    evaluate_at = {math.ceil(steps / 2**halvings) for halvings in range(schedule.evaluations)}
     best: tuple[bool, float] | None = None
     best_metrics: dict[str, float] = {}
     best_state: dict[str, Tensor] = {}

@@ -1,0 +1,236 @@
+"""How fast is the training engine, and how well does what it trains rank, beside what people would use instead?
+
+On the same machine in one run, on the same sessions of rare-diseases and the same start model:
+
+  st fp32, st bf16   sentence-transformers' own trainer, in-batch negatives, batch 64
+  per session        one session at a time, every shown result encoded, margin ranking
+  ours               the default method's engine, queries and items both trained, its default hyperparameters
+  ours, all layers   the same with no layer fixed
+
+Rates come from interleaved stretches, each in a process of its own, medians and ratios of medians; whole epochs for
+quality and a whole iteration of 8 runs through the running service once. Takes somewhat over an hour.
+
+    python benchmarks/tuning.py [--quick] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+import rare_diseases
+from common import need, read_lines, service, write_json
+
+RATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "st fp32": ("st", {"bf16": False}),
+    "st bf16": ("st", {"bf16": True}),
+    "per session": ("per_session", {}),
+    "ours": ("ours", {}),
+    "ours, all layers": ("ours", {"num_fixed_layers": 0}),
+}
+ROUNDS = 3
+GROWTH = 10
+console = Console()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--quick", action="store_true", help="one short stretch of each on a tenth of the sessions")
+    arguments = parser.parse_args()
+    need("rare-diseases")
+    if arguments.quick:
+        rates, runs = measure_rates(rounds=1, seconds=8, share=0.1)
+        figures = rate_figures(rates)
+        show(rates)
+    else:
+        start = run("start")
+        console.print(f"the start model: nDCG@10 {start['ndcg_at_10']:.3f}, MRR {start['mrr']:.3f}")
+        rates, runs = measure_rates(rounds=ROUNDS, seconds=60)
+        figures = rate_figures(rates)
+        show(rates)
+        figures |= quality_figures(rates, runs)
+        figures |= growth_figures(runs)
+        figures |= iteration_figures(runs)
+    report(figures)
+    write_json(arguments.json, figures=figures, runs=runs)
+
+
+def measure_rates(*, rounds: int, seconds: float, **more: Any) -> tuple[dict[str, list[dict[str, Any]]], list[Any]]:
+    """Stretches of all contenders, in turns."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in RATES}
+    for number in range(rounds):
+        for name, (contender, settings) in RATES.items():
+            found = run(contender, seconds=seconds, **settings, **more)
+            console.print(f"  round {number + 1}, {name}: {found['rate']:.1f} sessions/s")
+            results[name].append(found)
+    return results, [{"contender": name, **each} for name, found in results.items() for each in found]
+
+
+def rate_figures(rates: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    rate = {name: median(each["rate"] for each in found) for name, found in rates.items()}
+    ours = rates["ours"]
+    return {
+        "speed_vs_st_fp32": rate["ours"] / rate["st fp32"],
+        "speed_vs_st_bf16": rate["ours"] / rate["st bf16"],
+        "speed_vs_per_session": rate["ours"] / rate["per session"],
+        "speed_all_layers_vs_st_fp32": rate["ours, all layers"] / rate["st fp32"],
+        "utilisation": median(each["useful_gflops"] / each["peak_gflops"] for each in ours),
+    }
+
+
+def quality_figures(rates: dict[str, list[dict[str, Any]]], runs: list[Any]) -> dict[str, float]:
+    """Whole epochs: what each comes to, and how long ours takes to be as good as the trainer after one."""
+    names = ("st fp32", "st bf16", "ours")
+    whole = {name: run(RATES[name][0], seconds=None, **RATES[name][1]) for name in names}
+    runs += [{"contender": name, "whole": True, **found} for name, found in whole.items()]
+    table = Table("contender", "seconds", "nDCG@10", "MRR", title="whole runs, 1,000 test queries")
+    for name in names[:2]:
+        table.add_row(f"{name}, one epoch", *_row(whole[name]))
+    for point in whole["ours"]["curve"]:
+        table.add_row(f"ours, after {point['sessions']:,.0f} sessions", *_row(point))
+    console.print(table)
+    reached = next(
+        (point for point in whole["ours"]["curve"] if point["ndcg_at_10"] >= whole["st fp32"]["ndcg_at_10"]), None
+    )
+    return {
+        "time_to_quality_vs_st": whole["st fp32"]["seconds"] / reached["seconds"] if reached else 0.0,
+        "sessions_to_quality": reached["sessions"] if reached else 0.0,
+        "ndcg_at_10_st_fp32": whole["st fp32"]["ndcg_at_10"],
+        "ndcg_at_10_st_bf16": whole["st bf16"]["ndcg_at_10"],
+        "ndcg_at_10_ours": whole["ours"]["curve"][-1]["ndcg_at_10"],
+        "mrr_ours": whole["ours"]["curve"][-1]["mrr"],
+        "peak_gib": whole["ours"]["peak_gib"],
+    }
+
+
+def growth_figures(runs: list[Any]) -> dict[str, float]:
+    """One epoch with everything that comes before it, on made-up data and on ten times as many."""
+    small, large = (run("ours", seconds=None, copies=copies, epochs=1) for copies in (1, GROWTH))
+    runs += [{"contender": "ours, made-up data", "copies": n, **each} for n, each in ((1, small), (GROWTH, large))]
+    return {
+        "growth_time": large["total_seconds"] / small["total_seconds"],
+        "growth_memory": large["peak_gib"] / small["peak_gib"],
+    }
+
+
+def iteration_figures(runs: list[Any]) -> dict[str, float]:
+    """An iteration on all sessions through the running service: what it ranks like, and what it costs."""
+    folder = need("rare-diseases")
+    items, queries = read_lines(folder / "items.jsonl.gz"), read_lines(folder / "queries.test.jsonl.gz")
+    with service() as client:
+        client.upsert_items(items)
+        client.import_sessions(read_lines(folder / "sessions.jsonl.gz"))
+        clock = RunClock()
+        began = time.monotonic()
+        task = client.create_task("Default Fine Tuning Method")
+        task = client.wait(task.id, callback=clock, poll_seconds=1)
+        seconds = time.monotonic() - began
+        if task.status != "done" or task.best_run_id is None:
+            raise SystemExit(f"the iteration ended {task.status}: {task.detail}")
+        version = client.register_model(rare_diseases.MODEL, task_id=task.id).version
+        quality = rare_diseases.measure(client, version, items, queries)
+    single = clock.first_run
+    runs.append({"contender": "iteration", "seconds": seconds, "single_run_seconds": single, **quality})
+    return {"iteration_in_runs": seconds / single, "iteration_seconds": seconds, **quality}
+
+
+class RunClock(rare_diseases.Follower):
+    """Prints what the task does, and takes the time of its first run, which nothing prunes."""
+
+    def __init__(self) -> None:
+        super().__init__(console)
+        self._began: float | None = None
+        self.first_run = 0.0
+
+    def __call__(self, task: Any) -> None:
+        super().__call__(task)
+        progress = task.progress
+        if progress is None or not progress.runs_total:
+            return
+        if self._began is None:
+            self._began = time.monotonic()
+        if progress.runs_done == 0:
+            self.first_run = time.monotonic() - self._began
+
+
+def run(contender: str, **settings: Any) -> dict[str, Any]:
+    """A contender in a process of its own, with the peak of its tree's anonymous memory."""
+    command = [sys.executable, str(Path(__file__).with_name("contenders.py")), contender, json.dumps(settings)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory = PeakMemory(process.pid)
+    output, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{contender} failed:\n{errors}")
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found | {"peak_gib": memory.gib}
+
+
+class PeakMemory:
+    """Watches the anonymous memory of a process and its children until it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self._peak = 0
+        self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
+        self._thread.start()
+
+    @property
+    def gib(self) -> float:
+        self._thread.join(2)
+        return self._peak / 2**20
+
+    def _watch(self, pid: int) -> None:
+        while True:
+            try:
+                top = psutil.Process(pid)
+                tree = [top, *top.children(recursive=True)]
+                now = sum(_anonymous_kib(process.pid) for process in tree)
+            except psutil.Error:
+                return
+            if not now:
+                return
+            self._peak = max(self._peak, now)
+            time.sleep(0.2)
+
+
+def _anonymous_kib(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    return [f"{found['seconds']:.0f}", f"{found['ndcg_at_10']:.3f}", f"{found['mrr']:.3f}"]
+
+
+def show(rates: dict[str, list[dict[str, Any]]]) -> None:
+    table = Table("contender", "sessions/s", "× st fp32", "peak GiB", title=f"training rates, {os.cpu_count()} cores")
+    base = median(each["rate"] for each in rates["st fp32"])
+    for name, found in rates.items():
+        rate = median(each["rate"] for each in found)
+        peak = max(each["peak_gib"] for each in found)
+        table.add_row(name, f"{rate:.1f}", f"{rate / base:.1f}", f"{peak:.1f}")
+    console.print(table)
+
+
+def report(figures: dict[str, float]) -> None:
+    table = Table("figure", "measured")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.3f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
