@@ -86,7 +86,7 @@ class DefaultSettings(MethodSettings):
     mode: Literal["full", "query_only", "adapter"] = Field(
         "full",
         description="What is trained: the encoders of queries and items; that of queries alone, so that no item needs "
-        "embedding again; or a linear layer on the embeddings of queries, the quickest. The last two make two encoders.",
+        "embedding again; or, quickest, a linear layer on the embeddings of queries. The last two make two encoders.",
     )
     max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
