@@ -119,7 +119,7 @@ def test_the_searches_show_both_orders_and_the_clicks(tmp_path, browser):
     assert before.count() == after.count() == 8
     assert sorted(before.locator(".text").all_inner_texts()) == sorted(after.locator(".text").all_inner_texts())
     clicked = [at for at in range(8) if "clicked" in (after.nth(at).get_attribute("class") or "")]
-    assert clicked and all("clicked at" in after.nth(at).inner_text() for at in clicked)
+    assert clicked and all("clicked, shown at" in after.nth(at).inner_text() for at in clicked)
     assert before.locator(".pill").count() == len(clicked)
     assert 0 < page.locator("details:has(.sides)").count() <= 40
 

@@ -16,7 +16,7 @@ from tuneloop.search.trace import Trace
 
 # Results of a search that are listed; a clicked one is listed wherever it stands.
 TOP = 10
-MAX_TEXT = 220
+MAX_TEXT = 200
 METRICS = {
     "ndcg_at_10": ("nDCG@10", "the order of the clicked results"),
     "mrr": ("MRR", "one over the rank of the first clicked result"),
