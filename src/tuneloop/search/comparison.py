@@ -97,7 +97,7 @@ def verdict(gain: Interval | None, searches: int) -> str:
     where = f"on {searches} held-out searches"
     if gain is None:
         return f"no clear difference: too few distinct queries for an interval, {where}"
-    value, low, high = (round(each, DIGITS) + 0.0 for each in (gain.value, gain.low, gain.high))
+    value, low, high = (round(each, DIGITS) for each in (gain.value, gain.low, gain.high))
     bounds = f"{100 * LEVEL:.0f} % interval {number(low)} to {number(high)}, {where}"
     if low > 0:
         return f"better by {number(value)}, {bounds}"
@@ -107,8 +107,8 @@ def verdict(gain: Interval | None, searches: int) -> str:
 
 
 def number(value: float) -> str:
-    """As people read it, with a minus sign."""
-    return f"{value:.{DIGITS}f}".replace("-", "−")
+    """As people read it: rounded, with a minus sign, and no minus before a zero."""
+    return f"{round(value, DIGITS) + 0.0:.{DIGITS}f}".replace("-", "−")
 
 
 @dataclass(frozen=True)

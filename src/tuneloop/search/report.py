@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tuneloop.search.charts import Chart, Line, line_chart
-from tuneloop.search.comparison import Result, most_changed, number
+from tuneloop.search.comparison import DIGITS, Result, most_changed, number
 from tuneloop.search.data import TrainingData
 from tuneloop.search.intervals import Interval
 from tuneloop.search.trace import Trace
@@ -20,7 +20,7 @@ MAX_TEXT = 200
 METRICS = {
     "ndcg_at_10": ("nDCG@10", "the order of the clicked results"),
     "mrr": ("MRR", "one over the rank of the first clicked result"),
-    "recall_at_10": ("Recall@10", "the share of clicks within the first ten"),
+    "recall_at_10": ("Recall@10", "the share of the clicks' gain in the first ten"),
     "not_irrelevant_dist_shift": ("Shift to clicked", "how much nearer clicked results came"),
     "irrelevant_dist_shift": ("Shift from irrelevant", "how much further irrelevant results went"),
 }
@@ -109,5 +109,4 @@ def _clip(text: str) -> str:
 
 
 def _signed(value: float) -> str:
-    text = number(value)
-    return text if text.startswith("−") else f"+{text}"
+    return ("+" if round(value, DIGITS) > 0 else "") + number(value)
