@@ -89,7 +89,8 @@ def test_the_comparison_is_of_the_state_that_was_kept(tmp_path):
 @pytest.mark.parametrize("width", [1200, 800, 380])
 def test_the_page_stands_alone_and_fits(tmp_path, browser, width):
     long = [{**item, "text": f"{item['text']} {'x' * 300} {'many words ' * 30}"} for item in made_up_items()]
-    trace, data = finished(tmp_path, items=long)
+    typed = [{**each, "search_query": f"{each['search_query']} {'y' * 150}"} for each in made_up_sessions()]
+    trace, data = finished(tmp_path, typed, long)
     page = browser.new_page(viewport={"width": width, "height": 900}, java_script_enabled=True)
     asked, complaints = [], []
     page.on("request", lambda request: asked.append(request.url))

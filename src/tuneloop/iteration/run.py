@@ -91,7 +91,7 @@ class Executor:
                 verdict, report = make_report(self._job, prepared, trained)
                 stream.log(verdict.metrics if verdict else {}, step=context.last_step + 1)
                 self._store(run_id, trained, report)
-                record = replace(record, verdict=verdict and verdict.words)
+                record = replace(record, verdict=verdict.words if verdict else None)
         except Pruned:
             record = replace(record, outcome="pruned")
         except Diverged as error:
