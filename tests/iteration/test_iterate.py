@@ -85,6 +85,16 @@ class World:
         experiment = self.tracking.open_iteration(job.name, job.batch_id)
         return self.tracking.task_runs(experiment, job.task_id)
 
+    def reports(self, job):
+        """The report files of each run of the job that has any."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.tracking.server.uri)
+        found = {
+            run.run_id: [file.path for file in client.list_artifacts(run.run_id, "report")] for run in self.runs(job)
+        }
+        return {run_id: files for run_id, files in found.items() if files}
+
     def has_models(self, job):
         return [self.tracking.has_model(run.run_id) for run in self.runs(job)]
 
@@ -216,12 +226,72 @@ def test_the_same_batch_again_after_its_experiment_was_deleted(world):
     assert world.tracking.latest_iteration(world.name).best.run_id == outcome.best_run_id
 
 
+def test_the_best_run_carries_the_verdict_and_the_report(world):
+    job = world.job(max_runs=5, report="words")
+    outcome = world.run(job)
+    best = world.tracking.get_run(outcome.best_run_id)
+    assert outcome.detail == f"better: {best.metrics['test_score']:.6f}"
+    assert best.tags["tuneloop.verdict"] == best.tags["mlflow.note.content"] == outcome.detail
+    assert best.metrics["test_score_low"] == pytest.approx(best.metrics["test_score"] - 0.1)
+    assert world.reports(job) == {best.run_id: ["report/page.html"]}
+    # There were others, which were best for a while.
+    assert sum("tuneloop.verdict" in run.tags for run in world.runs(job)) > 1
+
+
+def test_the_report_goes_with_the_model_when_the_next_iteration_takes_its_place(world):
+    first = world.job(report="words")
+    world.run(first)
+    assert len(world.reports(first)) == 1
+    world.run(world.job(report="words"))
+    from mlflow import MlflowClient
+
+    client = MlflowClient(world.tracking.server.uri)
+    client.restore_experiment(
+        client.get_experiment_by_name(f"iteration / {world.name} / {first.batch_id}").experiment_id
+    )
+    assert world.reports(first) == {}
+
+
+@pytest.mark.parametrize("report", ["none", "error"])
+def test_without_a_verdict_and_a_report_the_model_is_kept_all_the_same(world, report):
+    job = world.job(report=report)
+    outcome = world.run(job)
+    assert outcome.best_run_id is not None and outcome.detail is None
+    assert sum(world.has_models(job)) == 1
+    assert {run.tags["tuneloop.outcome"] for run in world.runs(job)} == {"done"}
+    assert world.reports(job) == {}
+
+
+@pytest.mark.parametrize("settings", [{"outcome": "worse"}, {"held_out": 19}])
+def test_without_a_best_model_there_is_no_report(world, settings):
+    job = world.job(report="words", **settings)
+    assert world.run(job).detail.startswith("no best model")
+    assert world.reports(job) == {}
+
+
+def test_asked_for_again_after_a_cancel_the_verdict_is_the_same(world):
+    expected = world.run(world.job(report="words")).detail
+    world.tracking.complete_iteration(world.tracking.latest_iteration(world.name).experiment_id, "")
+    job, watcher = world.job(report="words"), Watcher()
+    real = watcher.progress
+
+    def cancel(**fields):
+        real(**fields)
+        if fields.get("stage") == "completing":
+            raise Canceled
+
+    watcher.progress = cancel
+    with pytest.raises(Canceled):
+        world.run(job, watcher=watcher)
+    assert world.run(dataclasses.replace(job, attempt=2)).detail == expected
+
+
 @pytest.mark.parametrize("step", ["start model", "experiment", "run 1", "run 2", "run 3", "verdict", "complete"])
 def test_killed_after_any_step_it_ends_the_same(world, step):
-    reference = world.run(world.job(note_file=str(world.folder / "reference")))
+    reference = world.run(world.job(note_file=str(world.folder / "reference"), report="words"))
     expected = (world.folder / "reference").read_text().split()
     world.tracking.complete_iteration(world.tracking.get_run(reference.best_run_id).experiment_id, "")
-    job, durable = world.job(note_file=str(world.folder / "notes")), Remembered()
+    job, durable = world.job(note_file=str(world.folder / "notes"), report="words"), Remembered()
     durable.die_after = step
     with pytest.raises(Killed):
         world.run(job, durable=durable)
@@ -230,6 +300,8 @@ def test_killed_after_any_step_it_ends_the_same(world, step):
     runs = world.runs(job)
     assert [run.status for run in runs] == ["FINISHED"] * 3
     assert [run.run_id for run in runs if world.tracking.has_model(run.run_id)] == [outcome.best_run_id]
+    assert list(world.reports(job)) == [outcome.best_run_id]
+    assert outcome.detail == reference.detail
     assert world.tracking.latest_iteration(world.name).best.run_id == outcome.best_run_id
 
 

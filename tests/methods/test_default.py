@@ -117,6 +117,24 @@ def test_the_same_snapshot_and_seed_give_the_same_run(tmp_path, tiny_model, snap
     assert (first.counts, first.baseline, trained.metrics) == (second.counts, second.baseline, again.metrics)
 
 
+def test_the_verdict_and_the_report_are_of_the_model_that_was_trained(tmp_path, tiny_model, snapshot):
+    method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model)))
+    prepared, trained = learn(method, snapshot, start(method, tmp_path))
+    verdict = method.verdict(prepared, trained)
+    gain = trained.metrics["test_ndcg_at_10"] - prepared.baseline["test_ndcg_at_10"]
+    assert verdict.metrics["test_ndcg_at_10_gain"] == pytest.approx(gain)
+    assert verdict.metrics["test_ndcg_at_10_gain_low"] < gain < verdict.metrics["test_ndcg_at_10_gain_high"]
+    assert verdict.words.startswith(f"better by {gain:.3f}, 95 % interval ")
+    assert f"on {prepared.held_out} held-out searches" in verdict.words
+    for name in ("mrr", "recall_at_10", "not_irrelevant_dist_shift"):
+        now = trained.metrics[f"test_{name}"]
+        assert verdict.metrics[f"test_{name}_low"] <= now + 1e-9 and now - 1e-9 <= verdict.metrics[f"test_{name}_high"]
+    assert not set(verdict.metrics) & set(trained.metrics)
+    method.write_report(prepared, trained, tmp_path)
+    page = (tmp_path / "before_after.html").read_text()
+    assert f"{gain:.3f}" in page and "slang" in page
+
+
 def test_every_tracked_metric_is_a_possible_main_metric(tmp_path, tiny_model, snapshot):
     method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model)))
     _, trained = learn(method, snapshot, start(method, tmp_path))

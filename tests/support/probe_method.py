@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tuneloop.methods.contract import Meta, Method, MethodSettings, Prepared, Trained
+from tuneloop.methods.contract import Meta, Method, MethodSettings, Prepared, Trained, Verdict
 
 MODEL_CODE = """
 import json
@@ -37,6 +37,7 @@ class ProbeSettings(MethodSettings):
     outcome: str = "good"  # good | worse | nan | error | nan_then_good
     note_file: str | None = None  # each training appends a line
     source: str = "probe"
+    report: str = "none"  # none | words | error: what it has to say of a best model
     bulk: int = Field(0, description="Bytes of ballast in the model.")
 
 
@@ -106,3 +107,17 @@ class ProbeMethod(Method[ProbeSettings]):
             artifacts={"weights": str(source / "weights.json")},
             pip_requirements=["mlflow", "numpy"],
         )
+
+    def verdict(self, prepared, trained):
+        if self.settings.report == "error":
+            raise RuntimeError("the probe was told to fail")
+        if self.settings.report == "none":
+            return None
+        score = trained.metrics["test_score"]
+        return Verdict(f"better: {score:.6f}", {"test_score_low": score - 0.1})
+
+    def write_report(self, prepared, trained, folder):
+        if self.settings.report == "error":
+            raise RuntimeError("the probe was told to fail")
+        if self.settings.report == "words":
+            (folder / "page.html").write_text(f"<p>{trained.metrics['test_score']:.6f}</p>")

@@ -102,6 +102,30 @@ def test_a_half_stored_model_is_none_and_goes_too(
     assert tracking.list_model_files(run_id) == []
 
 
+def test_a_report_lies_beside_the_model_and_goes_with_it(
+    tracking: Tracking, mlflow_server: MlflowServer, run_id: str, mlflow_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "page.html").write_text("<p>better</p>")
+    tracking.store_model(run_id, mlflow_model, report=tmp_path / "report")
+    address = {"path": "report/page.html", "run_uuid": run_id}
+    assert httpx.get(f"{mlflow_server.url}/get-artifact", params=address).text == "<p>better</p>"
+    assert {file.path for file in tracking.list_model_files(run_id)} == set(digests(mlflow_model))
+    assert tracking.delete_model(run_id)
+    assert not list(mlflow_server.artifacts.rglob(f"{run_id}/artifacts/*"))
+
+
+def test_a_report_of_a_half_stored_model_goes_too(
+    tracking: Tracking, mlflow_server: MlflowServer, run_id: str, mlflow_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "page.html").write_text("<p>better</p>")
+    tracking.set_tags(run_id, {"tuneloop.model": "storing"})
+    tracking.artifacts.upload(run_id, tmp_path / "report", into="report")  # killed here
+    assert tracking.delete_model(run_id)
+    assert not list(mlflow_server.artifacts.rglob(f"{run_id}/artifacts/*"))
+
+
 @pytest.mark.parametrize("source", ["runs", "artifacts", "copy", "run_id"])
 def test_a_registered_model_stays(tracking: Tracking, run_id: str, mlflow_model: Path, source: str) -> None:
     tracking.store_model(run_id, mlflow_model)

@@ -31,13 +31,13 @@ def iterate(job: Job, *, tracking: Tracking, stored: StoredModels, observer: Obs
         executor = Executor(job, start, experiment_id, tracking=tracking, stored=stored, observer=observer)
         records = _run_all(job, search, executor, observer=observer, durable=durable)  # 4, 5, 6
         best = best_of(job, records)
-        detail = durable("verdict", lambda: _verdict(job, executor, records))
-        if best is None or detail is not None:
-            return Outcome(None, detail)
+        refusal = durable("verdict", lambda: _refusal(job, executor, records))
+        if best is None or refusal is not None:
+            return Outcome(None, refusal)
         observer.progress(stage="completing")
         durable("complete", lambda: _complete(job, tracking, experiment_id, best.run_id))  # 7
         observer.found(best_run_id=best.run_id)
-        return Outcome(best.run_id, None)
+        return Outcome(best.run_id, best.verdict)
     finally:
         shutil.rmtree(job.work_dir, ignore_errors=True)  # 8
 
@@ -84,7 +84,7 @@ def _run_all(job: Job, search: Search, executor: Executor, *, observer: Observer
     return records
 
 
-def _verdict(job: Job, executor: Executor, records: list[RunRecord]) -> str | None:
+def _refusal(job: Job, executor: Executor, records: list[RunRecord]) -> str | None:
     """Why there is no best model; None when there is one."""
     if all(record.outcome in ("diverged", "failed") for record in records):
         raise IterationFailed(

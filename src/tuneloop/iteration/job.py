@@ -72,7 +72,7 @@ class Outcome:
     """What an iteration came to."""
 
     best_run_id: str | None
-    detail: str | None  # why there is no best model
+    detail: str | None  # how the best model compares with the start model, or why there is none
 
 
 class IterationFailed(Exception):

@@ -23,6 +23,7 @@ class RunRecord:
         course: the main metric at each evaluation, in order, as the pruner sees it.
         seconds: how long it took.
         detail: why it is ineligible, diverged or failed.
+        verdict: of a run that was best when it ended, how its model compares with the start model.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class RunRecord:
     course: tuple[float, ...] = ()
     seconds: float = 0.0
     detail: str | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -44,6 +46,7 @@ class RunRecord:
             self,
             course=tuple(float(f"{value:.6g}") for value in self.course[:100]),
             detail=self.detail and self.detail[:1000],
+            verdict=self.verdict and self.verdict[:1000],
         )
         return json.dumps(short.to_json())
 

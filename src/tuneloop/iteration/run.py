@@ -15,6 +15,7 @@ from tuneloop import __version__
 from tuneloop.errors import TuneloopError
 from tuneloop.iteration.job import Job, Observer
 from tuneloop.iteration.record import RunOutcome, RunRecord
+from tuneloop.iteration.report import make_report
 from tuneloop.iteration.start_model import RECORD_TAG, StartModel, download_start_model, finished_record
 from tuneloop.methods.contract import Canceled, Diverged, Prepared, Pruned, Trained
 from tuneloop.models.store import StoredModels
@@ -87,7 +88,10 @@ class Executor:
             # The curves end at the model that the run came to, which may be an earlier state than the last.
             stream.log(trained.metrics, step=context.last_step + 1)
             if self._beats(record, best, prepared):
-                self._store(run_id, trained)
+                verdict, report = make_report(self._job, prepared, trained)
+                stream.log(verdict.metrics if verdict else {}, step=context.last_step + 1)
+                self._store(run_id, trained, report)
+                record = replace(record, verdict=verdict.words if verdict else None)
         except Pruned:
             record = replace(record, outcome="pruned")
         except Diverged as error:
@@ -146,19 +150,22 @@ class Executor:
             return False
         return self._job.better(record.value, best.value if best else None)
 
-    def _store(self, run_id: str, trained: Trained) -> None:
+    def _store(self, run_id: str, trained: Trained, report: Path | None) -> None:
         self._observer.progress(stage="storing the model")
         folder = self._job.work_dir / "candidate"
         shutil.rmtree(folder, ignore_errors=True)
         self._job.method.save_model(trained.model, folder)
         self._stored.record(run_id, folder)
-        self._tracking.store_model(run_id, folder)
+        self._tracking.store_model(run_id, folder, report=report)
         shutil.rmtree(folder)
 
     def _finish(self, record: RunRecord) -> None:
         tags: dict[str, str] = {"tuneloop.outcome": record.outcome}
         if record.detail:
             tags["tuneloop.detail"] = record.detail[:1000]
+        if record.verdict:
+            # The second is what MLflow shows as the run's description.
+            tags |= dict.fromkeys(("tuneloop.verdict", "mlflow.note.content"), record.verdict[:1000])
         self._tracking.set_tags(record.run_id, tags)
         # The record comes last: it makes the run a finished one.
         self._tracking.end_run(record.run_id, _status(record), {RECORD_TAG: record.to_tag()})

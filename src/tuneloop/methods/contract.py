@@ -103,9 +103,25 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one run comes to: the model, and the metrics of exactly this model (the main metric among them)."""
+    """What one run comes to: the model, and the metrics of exactly this model (the main metric among them).
+
+    `data` is the method's own, for `verdict` and `write_report`.
+    """
 
     model: Any
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the held-out data say of a model beside its start model.
+
+    `words` become the task's `detail` when the model is the best; `metrics`, such as the bounds of an interval, are
+    tracked with the run.
+    """
+
+    words: str
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -221,3 +237,16 @@ class Method(ABC, Generic[S]):
         if prepared.held_out >= MIN_HELD_OUT:
             return None
         return f"only {prepared.held_out} usable held-out sessions, {MIN_HELD_OUT} are needed to judge a model"
+
+    # -- reporting
+
+    def verdict(self, prepared: Prepared, trained: Trained) -> Verdict | None:
+        """How sure it is that a model is better than the start model. Asked when it becomes the best so far."""
+        return None
+
+    def write_report(self, prepared: Prepared, trained: Trained, folder: Path) -> None:
+        """Write files for people to look at to `folder`, which exists and is empty.
+
+        Asked when a model becomes the best so far. The files are artifacts of its run, under `report/`, and go when
+        its model goes.
+        """

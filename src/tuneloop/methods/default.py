@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuneloop.errors import InvalidInput
-from tuneloop.methods.contract import Context, Direction, Diverged, Meta, Method, MethodSettings, Prepared, Trained
+from tuneloop.methods.contract import (
+    Context,
+    Direction,
+    Diverged,
+    Meta,
+    Method,
+    MethodSettings,
+    Prepared,
+    Trained,
+    Verdict,
+)
 from tuneloop.methods.snapshot import Snapshot
 
 if TYPE_CHECKING:  # torch and Optuna take seconds to import; the API only lists methods
@@ -98,6 +108,12 @@ class DefaultSettings(MethodSettings):
     )
     background_items: int = Field(256, ge=1, le=10000, description="Items that similarities are read against.")
     train_sample: int = Field(500, ge=1, le=100000, description="Training sessions in the train_ metrics.")
+    report_searches: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="Searches that gained and that lost most, with their texts in the report; 0: none.",
+    )
     click_event_types: list[str] = Field(["click"], min_length=1, description="Event types that count as a click.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="What the layers compute in; auto takes bfloat16 where the machine multiplies it natively."
@@ -235,6 +251,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
     def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:
         """Train once, and give the best evaluated state of the run."""
         from tuneloop.search.encoder import Encoder
+        from tuneloop.search.trace import Trace
         from tuneloop.search.train import LossDiverged, Params, Schedule, train
 
         data: _Data = prepared.data
@@ -248,6 +265,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             main_metric=self.settings.main_metric,
             maximize=self.metrics[self.settings.main_metric] == "maximize",
         )
+        trace = Trace(data.evaluator, params, seed=self.settings.seed)
+
+        def report(found: Mapping[str, float], step: int) -> None:
+            trace.add(found, step)
+            context.report(found, step=step)
+
         try:
             metrics = train(
                 encoder,
@@ -258,13 +281,14 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
                 seed=context.seed,
                 cache=data.cache,
                 eligible=lambda found: self.ineligible(prepared, found) is None,
-                report=lambda found, step: context.report(found, step=step),
+                report=report,
                 progress=lambda epoch, epochs: context.progress("training", epoch=epoch, epochs=epochs),
                 check=context.check,
             )
         except LossDiverged as error:
             raise Diverged(str(error)) from error
-        return Trained(encoder.model, metrics)
+        trace.finish(metrics)
+        return Trained(encoder.model, metrics, trace)
 
     def save_model(self, model: SentenceTransformer, folder: Path) -> None:
         """Write an MLflow model of the sentence_transformers flavour, with safetensors and fixed requirements."""
@@ -290,6 +314,19 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             ],
             create_model_card=False,
         )
+
+    def verdict(self, prepared: Prepared, trained: Trained) -> Verdict:
+        """The difference in nDCG@10 to the start model with its interval, and the intervals of every metric."""
+        comparison = trained.data.comparison
+        return Verdict(f"{comparison.verdict} (test_ndcg_at_10 beside the start model's)", comparison.tracked)
+
+    def write_report(self, prepared: Prepared, trained: Trained, folder: Path) -> None:
+        """One page, `before_after.html`."""
+        from tuneloop.search.report import write_report
+
+        data: _Data = prepared.data
+        page = folder / "before_after.html"
+        write_report(page, trained.data, data.training, title=self.meta.name, searches=self.settings.report_searches)
 
     def _embed_fixed_sides(self, encoder: Encoder, context: Context) -> dict[str, Tensor]:
         """What the mode does not train, embedded once for all runs."""

@@ -28,6 +28,11 @@ class Evaluator:
         propensity_exponent: see `metrics.click_weights`.
         seed: of both samples.
         check: called between forward passes; may raise.
+
+    Attributes:
+        sessions, gains: by split, the sessions and the gain of each of their results, (R,).
+        before, latest: by split, what the start model and the model measured last find: the similarity of each result
+            to its query, (R,), and the query's background, (R,).
     """
 
     def __init__(
@@ -54,8 +59,8 @@ class Evaluator:
         for each in self.sessions.values():
             used += [each.query, each.result]
         self.rows = np.unique(np.concatenate(used))
-        self._before = self._similarities(self._embed(start, check))
-        self.baseline = self._metrics(self._before)
+        self.before = self.latest = self._similarities(self._embed(start, check))
+        self.baseline = self._metrics(self.before)
 
     def __call__(
         self,
@@ -70,7 +75,8 @@ class Evaluator:
         With `loss` and `sampler` also `test_loss`, over the held-out sessions.
         """
         embeddings = self._embed(encoder, check)
-        found = self._metrics(self._similarities(embeddings))
+        self.latest = self._similarities(embeddings)
+        found = self._metrics(self.latest)
         if loss is not None and sampler is not None:
             found |= self._loss(embeddings, loss, sampler(self.sessions["test"]))
         return found
@@ -95,26 +101,33 @@ class Evaluator:
             found[split] = similarity.astype(np.float64), (query @ background)[session].astype(np.float64)
         return found
 
+    def session_values(self, split: str, now: dict[str, tuple[Floats, Floats]]) -> dict[str, Floats]:
+        """Each metric of each session of a split, (S,); NaN for sessions that say nothing of it."""
+        sessions = self.sessions[split]
+        (after, after_base), (before, before_base) = now[split], self.before[split]
+        gains, starts, irrelevant = self.gains[split], sessions.starts, sessions.irrelevant
+        clicked = ~irrelevant
+        nearer = metrics.clicked_shift(after - after_base, before - before_base, sessions.clicked, starts)
+        nearer_raw = metrics.clicked_shift(after, before, sessions.clicked, starts)
+        away = metrics.shown_shift(after - after_base, before - before_base, starts)
+        away_raw = metrics.shown_shift(after, before, starts)
+        return {
+            "not_irrelevant_dist_shift": np.where(clicked, nearer, np.nan),
+            "not_irrelevant_dist_shift_raw": np.where(clicked, nearer_raw, np.nan),
+            "irrelevant_dist_shift": np.where(irrelevant, away, np.nan),
+            "irrelevant_dist_shift_raw": np.where(irrelevant, away_raw, np.nan),
+            "ndcg_at_10": np.where(clicked, metrics.ndcg(after, gains, starts), np.nan),
+            "mrr": np.where(clicked, metrics.reciprocal_rank(after, gains, starts), np.nan),
+            "recall_at_10": np.where(clicked, metrics.recall(after, gains, starts), np.nan),
+        }
+
     def _metrics(self, now: dict[str, tuple[Floats, Floats]]) -> dict[str, float]:
         found: dict[str, float] = {}
-        for split, sessions in self.sessions.items():
-            (after, after_base), (before, before_base) = now[split], self._before[split]
-            gains, starts, irrelevant = self.gains[split], sessions.starts, sessions.irrelevant
-            clicked = ~irrelevant
-            nearer = metrics.clicked_shift(after - after_base, before - before_base, sessions.clicked, starts)
-            nearer_raw = metrics.clicked_shift(after, before, sessions.clicked, starts)
-            away = metrics.shown_shift(after - after_base, before - before_base, starts)
-            away_raw = metrics.shown_shift(after, before, starts)
-            values = {
-                "not_irrelevant_dist_shift": nearer[clicked],
-                "not_irrelevant_dist_shift_raw": nearer_raw[clicked],
-                "irrelevant_dist_shift": away[irrelevant],
-                "irrelevant_dist_shift_raw": away_raw[irrelevant],
-                "ndcg_at_10": metrics.ndcg(after, gains, starts)[clicked],
-                "mrr": metrics.reciprocal_rank(after, gains, starts)[clicked],
-                "recall_at_10": metrics.recall(after, gains, starts)[clicked],
+        for split in self.sessions:
+            values = self.session_values(split, now)
+            found |= {
+                f"{split}_{name}": float(np.nanmean(each)) for name, each in values.items() if not np.isnan(each).all()
             }
-            found |= {f"{split}_{name}": float(np.nanmean(each)) for name, each in values.items() if len(each)}
         return found
 
     def _loss(self, embeddings: NDArray[np.float32], loss: Loss, sampler: Sampler) -> dict[str, float]:

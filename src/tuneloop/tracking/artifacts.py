@@ -14,7 +14,7 @@ from typing import Any
 
 from tuneloop.errors import InvalidInput, NotFound
 from tuneloop.tracking import search
-from tuneloop.tracking.names import MODEL_FOLDER
+from tuneloop.tracking.names import MODEL_FOLDER, REPORT_FOLDER
 from tuneloop.tracking.server import Server
 
 CHUNK = 1 << 20
@@ -60,11 +60,11 @@ class Artifacts:
         top = self._server.call(lambda: repository.list_artifacts(MODEL_FOLDER))
         return any(info.path == f"{MODEL_FOLDER}/MLmodel" for info in top)
 
-    def upload(self, run_id: str, folder: Path) -> None:
-        """Store the files below `folder` as the run's model, over those of the same names."""
+    def upload(self, run_id: str, folder: Path, *, into: str = MODEL_FOLDER) -> None:
+        """Store the files below `folder` as the run's model, or in another folder, over those of the same names."""
         repository = self._repository(run_id)
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            target = PurePosixPath(MODEL_FOLDER, *file.relative_to(folder).parts[:-1])
+            target = PurePosixPath(into, *file.relative_to(folder).parts[:-1])
             self._server.call(partial(repository.log_artifact, str(file), str(target)))
 
     def download(self, run_id: str, folder: Path) -> None:
@@ -113,9 +113,10 @@ class Artifacts:
         self._fetch(self._repository(run_id), _checked(PurePosixPath(path)), target)
 
     def delete(self, run_id: str) -> None:
-        """Delete the files of the run's model and the folders they lay in; nothing when there are none."""
+        """Delete the files of the run's model, its report, and their folders; nothing when there are none."""
         repository = self._repository(run_id)
-        self._server.call(lambda: repository.delete_artifacts(MODEL_FOLDER))
+        for folder in (REPORT_FOLDER, MODEL_FOLDER):
+            self._server.call(partial(repository.delete_artifacts, folder))
 
     def _fetch(self, repository: Any, path: str, target: Path) -> None:
         # MLflow's public download wraps each failure in an error that no longer says what went wrong.

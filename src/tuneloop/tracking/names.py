@@ -7,6 +7,8 @@ INITIAL_EXPERIMENT = "iteration / initial"
 INITIAL_RUN = "initial_model"
 # Where a run keeps its model, below its artifacts.
 MODEL_FOLDER = "model"
+# And what there is to look at, of a best run.
+REPORT_FOLDER = "report"
 
 # Tags of runs.
 TASK_TAG = "tuneloop.task_id"

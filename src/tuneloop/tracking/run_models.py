@@ -7,7 +7,7 @@ from pathlib import Path
 from tuneloop.errors import NotFound
 from tuneloop.tracking import search
 from tuneloop.tracking.artifacts import Artifacts, ModelFile, logged_models_tag
-from tuneloop.tracking.names import LOGGED_MODELS_TAG, MODEL_TAG, REMOVING_TAG
+from tuneloop.tracking.names import LOGGED_MODELS_TAG, MODEL_TAG, REMOVING_TAG, REPORT_FOLDER
 from tuneloop.tracking.runs import Runs
 
 
@@ -19,8 +19,10 @@ class RunModels(Runs):
         """The files of the models."""
         return Artifacts(self.server)
 
-    def store_model(self, run_id: str, folder: Path) -> None:
+    def store_model(self, run_id: str, folder: Path, *, report: Path | None = None) -> None:
         """Store the MLflow model in `folder` as the run's; nothing when the run has its model already.
+
+        The files below `report` are stored beside it, and stay as long as the model.
 
         Raises:
             NotFound: there is no such run, or it was deleted.
@@ -32,6 +34,8 @@ class RunModels(Runs):
         self.remove_tag(run_id, REMOVING_TAG)
         self.set_tags(run_id, {MODEL_TAG: "storing"})
         self.artifacts.delete(run_id)  # what an interrupted try may have left
+        if report is not None:
+            self.artifacts.upload(run_id, report, into=REPORT_FOLDER)
         self.artifacts.upload(run_id, folder)
         self.set_tags(run_id, {LOGGED_MODELS_TAG: logged_models_tag(run_id, folder)})
         self.set_tags(run_id, {MODEL_TAG: "stored"})
@@ -45,7 +49,7 @@ class RunModels(Runs):
         return run.says_stored and not run.is_deleted and self.artifacts.has(run_id)
 
     def delete_model(self, run_id: str) -> bool:
-        """Delete the run's model, whole or half stored, from the artifact store.
+        """Delete the run's model, whole or half stored, and its report from the artifact store.
 
         Returns:
             False when a registered version points to the run: then the model stays.

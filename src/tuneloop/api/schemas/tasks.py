@@ -42,7 +42,9 @@ class TaskFields(BaseModel):
     settings: dict[str, Any] | None = None
     idempotency_key: str | None = None
     progress: Progress | None = None
-    detail: str | None = Field(None, description="Why it failed, or why there is no best model.")
+    detail: str | None = Field(
+        None, description="How the best model compares with the start model, why there is none, or why it failed."
+    )
     start_run_id: str | None = Field(None, description="The MLflow run whose model the iteration started from.")
     best_run_id: str | None = Field(None, description="The MLflow run whose model is the best.")
     best_model_url: str | None = Field(None, description="Downloads the weights of the best model, safetensors.")
