@@ -53,6 +53,12 @@ def test_a_distance_ranks_as_a_similarity_does():
     assert estimate(sessions, 1 - score) == estimate(sessions, score)
 
 
+def test_a_few_equal_scores_do_no_harm():
+    sessions, score = simulate(0.25)
+    found = estimate(sessions, np.round(score, 2))
+    assert found.source == "estimated" and found.exponent == pytest.approx(0.25, abs=0.1)
+
+
 def test_the_same_log_and_seed_give_the_same_estimate():
     log = simulate(0.5, queries=300)
     assert estimate(*log, seed=1) == estimate(*log, seed=1) != estimate(*log, seed=2)
@@ -99,6 +105,11 @@ def score_of_all_alike():
     return sessions, np.ones_like(score)
 
 
+def coarse_score():
+    sessions, score = simulate(0.25, relevance="few")
+    return sessions, np.round(score)
+
+
 def rankings_by_something_else():
     sessions, score = simulate(0.25)
     return sessions, np.random.default_rng(0).permutation(score)
@@ -119,6 +130,7 @@ def few_queries():
         score_that_is_the_position,
         score_that_falls_by_the_same_step,
         score_of_all_alike,
+        coarse_score,
         rankings_by_something_else,
         few_queries,
     ],

@@ -34,6 +34,9 @@ REACH = 4
 BANDWIDTH = 2.0
 # Where scores differ by much the same in every ranking, they follow from the position and say nothing else.
 MIN_VARIATION = 0.3
+# Where a larger share of neighbours than this have equal scores, scores are too coarse: those that differ are not near
+# enough, and what decided between the equal ones is not known.
+MAX_TIED = 0.25
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -116,37 +119,57 @@ def _same_item(sessions: Sessions, rng: np.random.Generator) -> _Pairs:
 
 def _near_scores(sessions: Sessions, score: Floats) -> _Pairs:
     """Results up to `REACH` places apart in a ranking by score, the nearer their scores the heavier."""
-    # A distance ranks as well as a similarity, from the smallest up; a ranking that is neither was made otherwise.
-    steps, session = np.diff(score), sessions.session
-    inside = session[1:] == session[:-1]
-    falls = np.bincount(session[1:][inside & (steps < 0)], minlength=len(sessions)) > 0
-    rises = np.bincount(session[1:][inside & (steps > 0)], minlength=len(sessions)) > 0
-    ranked = falls != rises
-    step = np.zeros(len(sessions))
-    np.add.at(step, session[1:][inside], np.nan_to_num(np.abs(steps[inside])))
-    step /= np.maximum(np.diff(sessions.starts) - 1, 1)  # the mean one of a session
+    session = sessions.session
+    ranked, step, coarse = _rankings(sessions, score)
     found = []
     for apart in range(1, REACH + 1):
         first = np.flatnonzero((session[apart:] == session[:-apart]) & ranked[session[apart:]])
         second = first + apart
         gap = np.abs(score[first] - score[second])
-        usable = np.isfinite(gap) & (gap > 0)  # of equal scores, what decided is not known
+        usable = np.isfinite(gap) & (gap > 0) & ~coarse[sessions.position[first]]
         first, second, gap = first[usable], second[usable], gap[usable]
         place = sessions.position[first]
-        mean, variation = _mean_and_variation(gap, place)
-        variation = np.minimum(variation, _mean_and_variation(gap / step[session[first]], place)[1])
-        weight = np.maximum(0, 1 - gap / (BANDWIDTH * mean)) * (variation >= MIN_VARIATION)
+        variation = np.minimum(_variation(gap, place), _variation(gap / step[session[first]], place))
+        weight = np.maximum(0, 1 - gap / (BANDWIDTH * _mean(gap, place))) * (variation >= MIN_VARIATION)
         found.append((first, second, gap, weight))
     first, second, gap, weight = (np.concatenate(column) for column in zip(*found, strict=True))
     return _Pairs(first, second, gap / gap.mean() if len(gap) else gap, weight).keep(weight > 0)
 
 
-def _mean_and_variation(values: Floats, group: Indices) -> tuple[Floats, Floats]:
-    """For each element the mean of its group, and the group's standard deviation over that mean."""
-    size = np.maximum(np.bincount(group), 1)
-    mean = np.bincount(group, values) / size
-    deviation = np.sqrt(np.bincount(group, (values - mean[group]) ** 2) / size)
-    return mean[group], deviation[group] / mean[group]
+def _rankings(sessions: Sessions, score: Floats) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:
+    """Of each session whether its results are in the order of their scores, (S,), and the mean step between them, (S,);
+    of each position whether scores are too coarse there, (largest position + 1,).
+
+    A distance ranks as well as a similarity, from the smallest up.
+    """
+    session = sessions.session
+    above = np.flatnonzero(session[1:] == session[:-1])
+    step, count = score[above + 1] - score[above], len(sessions)
+    falls = np.bincount(session[above][step < 0], minlength=count) > 0
+    rises = np.bincount(session[above][step > 0], minlength=count) > 0
+    ranked = falls != rises
+    size = np.bincount(session[above], np.nan_to_num(np.abs(step)), minlength=count)
+    counted = ranked[session[above]]
+    place, tied, places = (
+        sessions.position[above][counted],
+        step[counted] == 0,
+        int(sessions.position.max(initial=0)) + 1,
+    )
+    coarse = np.bincount(place[tied], minlength=places) > MAX_TIED * np.bincount(place, minlength=places)
+    return ranked, size / np.maximum(np.diff(sessions.starts) - 1, 1), coarse
+
+
+def _mean(values: Floats, group: Indices) -> Floats:
+    """For each element the mean of its group."""
+    found: Floats = (np.bincount(group, values) / np.maximum(np.bincount(group), 1))[group]
+    return found
+
+
+def _variation(values: Floats, group: Indices) -> Floats:
+    """For each element the standard deviation of its group over the mean of its group."""
+    mean = _mean(values, group)
+    found: Floats = np.sqrt(_mean((values - mean) ** 2, group)) / mean
+    return found
 
 
 def _fit(pairs: _Pairs, sessions: Sessions, query: Indices) -> tuple[float, float]:
