@@ -53,10 +53,12 @@ def test_a_distance_ranks_as_a_similarity_does():
     assert estimate(sessions, 1 - score) == estimate(sessions, score)
 
 
-def test_a_few_equal_scores_do_no_harm():
-    sessions, score = simulate(0.25)
-    found = estimate(sessions, np.round(score, 2))
-    assert found.source == "estimated" and found.exponent == pytest.approx(0.25, abs=0.1)
+def test_of_equal_scores_something_else_may_have_decided():
+    sessions, score = simulate(0.25, relevance="few")
+    pairs = np.flatnonzero((sessions.position % 2 == 1) & (np.random.default_rng(0).random(len(score)) < 0.2))
+    score[pairs + 1] = score[pairs]  # the more relevant one still tends to stand first
+    found = estimate(sessions, score)
+    assert found.source == "estimated" and found.exponent == pytest.approx(0.25, abs=0.15)
 
 
 def test_the_same_log_and_seed_give_the_same_estimate():
