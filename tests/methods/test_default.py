@@ -207,6 +207,16 @@ def test_a_diverging_run_says_so(tmp_path, tiny_model, snapshot):
         learn(method, snapshot, start(method, tmp_path), params)
 
 
+@pytest.mark.parametrize(
+    ("given", "exponent", "source"), [({}, 0.5, "default"), ({"propensity_exponent": 0.25}, 0.25, "set")]
+)
+def test_how_clicks_are_weighed_is_told(tmp_path, tiny_model, snapshot, given, exponent, source):
+    method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model, **given)))
+    prepared = method.prepare(snapshot, start(method, tmp_path), Context())
+    assert prepared.counts["propensity_exponent"] == prepared.data.training.propensity.exponent == exponent
+    assert prepared.counts["propensity_source"] == source
+
+
 @pytest.mark.parametrize("checks", [1, 4])
 def test_a_cancel_reaches_preparing_and_training(tmp_path, tiny_model, snapshot, checks):
     method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model)))
@@ -224,6 +234,7 @@ def test_a_cancel_reaches_preparing_and_training(tmp_path, tiny_model, snapshot,
         ({"max_length": 0}, "max_length"),
         ({"encoders": "three"}, "encoders"),
         ({"epochs": 3}, "epochs"),
+        ({"propensity_exponent": -0.1}, "propensity_exponent"),
         ({"fixed_params": {"learning_rate": 0.1}}, "learning_rate"),
         ({"fixed_params": {"query_lr": -1}}, "query_lr"),
         ({"fixed_params": {"loss": "triplet"}}, "contrastive"),

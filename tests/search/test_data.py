@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.models import made_up_items, made_up_sessions, write_snapshot
 from tuneloop.methods.snapshot import ITEMS_SCHEMA, SESSIONS_SCHEMA
 from tuneloop.search.data import Sampler, make_training_data
-from tuneloop.search.sessions import read_log
+from tuneloop.search.sessions import Sessions, read_log
 from tuneloop.search.split import is_held_out, normalize_query
 
 
@@ -156,3 +156,48 @@ def test_batches_depend_on_the_seed_alone(train):
         return np.concatenate([batch.items for batch in sampler.epoch(np.random.default_rng(seed))]).tolist()
 
     assert rows(1) == rows(1) != rows(2)
+
+
+def weighed(exponent, **more):
+    """A sampler over two sessions, clicked at positions 1 and 16, and one that was irrelevant."""
+    sessions = Sessions(
+        query=np.array([0, 1, 2]),
+        irrelevant=np.array([False, False, True]),
+        starts=np.array([0, 2, 4, 6]),
+        result=np.array([3, 4, 4, 3, 3, 4]),
+        clicked=np.array([True, False, False, True, False, False]),
+        position=np.array([1, 2, 4, 16, 1, 2]),
+    )
+    return Sampler(sessions, batch_size=3, negative_share=1.0, propensity_exponent=exponent, **more)
+
+
+def test_a_click_weighs_one_over_its_propensity_and_a_session_one_on_average():
+    batch = weighed(0.5).batch(np.arange(3), np.random.default_rng(0))
+    np.testing.assert_allclose(batch.click_weight, [0.4, 1.6])  # 1 and √16, over their mean
+    np.testing.assert_allclose(batch.pair_weight, [0.4, 1.6])
+    np.testing.assert_allclose(batch.away_weight, [0.5, 0.5])
+    np.testing.assert_allclose(weighed(0.0).batch(np.arange(3), np.random.default_rng(0)).click_weight, [1, 1])
+
+
+def test_the_weight_of_a_click_is_clipped():
+    batch = weighed(5.0).batch(np.arange(3), np.random.default_rng(0))
+    np.testing.assert_allclose(batch.click_weight, [2 / 11, 20 / 11], rtol=1e-6)
+
+
+def test_a_weight_does_not_depend_on_the_batch():
+    alone = weighed(0.5).batch(np.array([1]), np.random.default_rng(0))
+    np.testing.assert_allclose(alone.click_weight, [1.6])
+
+
+@given(st.integers(0, 10_000), st.floats(0, 2))
+def test_inverse_propensities_leave_the_mean_weight_of_a_session_at_one(seed, exponent):
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(1, 8, 30)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    position = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths) + 1
+    clicked = chance.random(starts[-1]) < 0.4
+    sessions = Sessions(np.arange(30), np.zeros(30, bool), starts, 30 + position, clicked, position)
+    sampler = Sampler(sessions, batch_size=7, negative_share=1.0, propensity_exponent=exponent)
+    batches = list(sampler.epoch(chance))
+    with_click = len(np.unique(sessions.session[clicked]))
+    assert sum(batch.click_weight.sum() for batch in batches) == pytest.approx(with_click, rel=1e-4)

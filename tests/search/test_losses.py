@@ -143,3 +143,14 @@ def test_a_batch_of_single_results_is_no_error(name):
     batch = Sampler(one, batch_size=1, negative_share=1).batch(np.arange(1), np.random.default_rng(0))
     slope = gradient(LOSSES[name], torch.zeros(1, 1), batch)
     assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_inverse_propensities_the_click_further_down_pulls_more(name):
+    sampler = Sampler(SESSIONS, batch_size=3, negative_share=1, propensity_exponent=1.0)
+    batch = sampler.batch(np.arange(3), np.random.default_rng(0))
+    plain, weighed = (gradient(LOSSES[name], torch.zeros(3, 6), each, margin=0.0) for each in (BATCH, batch))
+    # The clicks were at positions 2 and 1; their weights are 2 and 1 over the mean, 1.5.
+    assert float(weighed[0, 1] / plain[0, 1]) == pytest.approx(4 / 3, rel=1e-5)
+    assert float(weighed[1, 3] / plain[1, 3]) == pytest.approx(2 / 3, rel=1e-5)
+    assert torch.equal(weighed[2], plain[2])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tuneloop.search.data import make_training_data
 from tuneloop.search.encoder import Encoder
 from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.model import load_model
+from tuneloop.search.propensity import Propensity
 from tuneloop.search.sessions import read_log
 from tuneloop.search.tokens import tokenize
 from tuneloop.search.train import LossDiverged, Params, Schedule, train
@@ -197,6 +200,39 @@ def test_the_start_model_is_the_zero_of_every_shift_and_its_ranking_is_measured(
         scores = (query @ model.encode_document([texts[row] for row in held_out.result[part]]).T)[0]
         ranks.append(1 / (1 + min(np.flatnonzero(held_out.clicked[part][np.argsort(-scores)]))))
     assert baseline["test_mrr"] == pytest.approx(np.mean(ranks), abs=0.02)
+
+
+def test_the_ranking_metrics_weigh_clicks_by_the_propensity_of_the_data(bench):
+    data = bench.data
+    found = {
+        exponent: Evaluator(replace(data, propensity=Propensity(exponent, "set")), bench.encoder())
+        for exponent in (0.0, 0.5, 2.0)
+    }
+    assert len({each.baseline["test_ndcg_at_10"] for each in found.values()}) == 3
+    held_out = data.held_out
+    for exponent, evaluator in found.items():
+        weights = np.minimum(held_out.position[held_out.clicked].astype(float) ** exponent, 10)
+        np.testing.assert_allclose(evaluator.gains["test"][held_out.clicked], weights)
+
+
+def test_training_weighs_clicks_by_the_propensity_of_the_data(bench):
+    """With an exponent of 0 all clicks weigh the same, as they do without inverse propensities."""
+    steps = {}
+    for name, weighed, exponent in (("plain", False, 1.0), ("flat", True, 0.0), ("weighed", True, 1.0)):
+        data = replace(bench.data, propensity=Propensity(exponent, "set"))
+        seen = []
+        train(
+            bench.encoder(),
+            data,
+            bench.evaluator,
+            Params(**PARAMS, inverse_propensity=weighed),
+            Schedule(1, 1, 1, MAIN),
+            seed=1,
+            report=lambda metrics, step, seen=seen: seen.append(metrics["train_loss"]),
+        )
+        steps[name] = seen
+    assert steps["plain"] == steps["flat"]
+    assert all(one != other for one, other in zip(steps["plain"][:3], steps["weighed"][:3], strict=True))
 
 
 def test_the_distance_shift_is_read_against_the_background(bench):

@@ -71,6 +71,9 @@ class FixedParams(BaseModel):
     negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
     loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
+    inverse_propensity: bool = Field(
+        False, description="Let a click weigh the more the less people look at its position."
+    )
 
 
 # With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
@@ -103,8 +106,11 @@ class DefaultSettings(MethodSettings):
         4, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on."
     )
     patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
-    propensity_exponent: float = Field(
-        0.5, ge=0, le=5, description="Somebody looks at position p with the chance 1 / p to this power."
+    propensity_exponent: float | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="Somebody looks at position p with the chance 1 / p to this power (default: estimated, else 0.5).",
     )
     background_items: int = Field(256, ge=1, le=10000, description="Items that similarities are read against.")
     train_sample: int = Field(500, ge=1, le=100000, description="Training sessions in the train_ metrics.")
@@ -201,6 +207,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "negative_downsampling": FloatDistribution(0.02, 0.06),
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
+            "inverse_propensity": CategoricalDistribution((False, True)),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)
@@ -226,7 +233,9 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         context.progress("reading the sessions")
         log = read_log(snapshot.sessions(), snapshot.items(), click_types=self.settings.click_event_types)
-        training = make_training_data(log)
+        training = make_training_data(
+            log, propensity_exponent=self.settings.propensity_exponent, seed=self.settings.seed
+        )
         context.progress("tokenising the texts")
         model = self._load(start_model)
         tokens = tokenize(model, training.texts, queries=training.queries, check=context.check)
@@ -241,11 +250,10 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             encoder,
             background=self.settings.background_items,
             train_sample=self.settings.train_sample,
-            propensity_exponent=self.settings.propensity_exponent,
             seed=self.settings.seed,
             check=context.check,
         )
-        counts = training.counts | {"tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
+        counts = {**training.counts, "tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
         return Prepared(_Data(training, tokens, evaluator, cache, fixed), counts, training.judged, evaluator.baseline)
 
     def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneloop.search.metrics import click_weights
+from tuneloop.search.propensity import Propensity, estimate
 from tuneloop.search.sessions import Log, Sessions
 from tuneloop.search.split import is_held_out
 
@@ -26,13 +28,15 @@ class TrainingData:
         train: sessions to learn from: each irrelevant, or with a clicked result.
         held_out: such sessions with at least two results, to judge models with.
         counts: what was found and what was left out, by name.
+        propensity: the chance that somebody looked at a position.
     """
 
     texts: list[str]
     queries: int
     train: Sessions
     held_out: Sessions
-    counts: dict[str, int]
+    counts: Mapping[str, int | float | str]
+    propensity: Propensity
 
     @property
     def judged(self) -> int:
@@ -40,8 +44,14 @@ class TrainingData:
         return int((~self.held_out.irrelevant).sum())
 
 
-def make_training_data(log: Log) -> TrainingData:
-    """Leave out what nothing can be learnt from, count it, and split the rest by query."""
+def make_training_data(log: Log, *, propensity_exponent: float | None = None, seed: int = 0) -> TrainingData:
+    """Leave out what nothing can be learnt from, count it, and split the rest by query.
+
+    Args:
+        log: what people did.
+        propensity_exponent: see `Propensity`; without it, it is estimated from the sessions that are not held out.
+        seed: of that estimate.
+    """
     sessions = log.sessions.keep(log.sessions.result >= 0)
     results = np.diff(sessions.starts)
     clicks = sessions.count(sessions.clicked)
@@ -49,10 +59,15 @@ def make_training_data(log: Log) -> TrainingData:
     usable = ~unknown & (sessions.irrelevant | (clicks > 0))
     held_out_query = np.array([is_held_out(query) for query in log.queries], dtype=bool)
     on_test = held_out_query[sessions.query] if len(sessions) else np.zeros(0, bool)
+    if propensity_exponent is None:
+        shown = log.sessions.select(~on_test)
+        propensity = estimate(shown, log.score[~on_test[log.sessions.session]], seed=seed)
+    else:
+        propensity = Propensity(propensity_exponent, "set")
     # Whichever result a model ranks first, of one result there is only one order.
     single = usable & (results == 1)
     train, held_out = usable & ~on_test, usable & on_test & ~single
-    counts = {
+    counts: dict[str, int | float | str] = {
         "sessions": len(sessions),
         "sessions_irrelevant": int(sessions.irrelevant.sum()),
         "sessions_without_click": int((~sessions.irrelevant & (log.sessions.count(log.sessions.clicked) == 0)).sum()),
@@ -66,11 +81,16 @@ def make_training_data(log: Log) -> TrainingData:
         "queries": len(log.queries),
         "items": len(log.items),
     }
-    return _renumber(log, sessions, train, held_out, counts)
+    return _renumber(log, sessions, train, held_out, counts | propensity.counts, propensity)
 
 
 def _renumber(
-    log: Log, sessions: Sessions, train: NDArray[np.bool_], held_out: NDArray[np.bool_], counts: dict[str, int]
+    log: Log,
+    sessions: Sessions,
+    train: NDArray[np.bool_],
+    held_out: NDArray[np.bool_],
+    counts: Mapping[str, int | float | str],
+    propensity: Propensity,
 ) -> TrainingData:
     """Number the texts anew, so that only those in use are kept: queries first, then items."""
     used = sessions.select(train | held_out)
@@ -88,7 +108,12 @@ def _renumber(
 
     texts = [log.queries[row] for row in query_rows] + [log.items[row] for row in item_rows]
     return TrainingData(
-        texts, len(query_rows), renumbered(sessions.select(train)), renumbered(sessions.select(held_out)), counts
+        texts,
+        len(query_rows),
+        renumbered(sessions.select(train)),
+        renumbered(sessions.select(held_out)),
+        counts,
+        propensity,
     )
 
 
@@ -99,9 +124,9 @@ class Batch:
     Attributes:
         queries, items: rows of the distinct texts, (Q,) and (M,).
         click: (query, clicked item) pairs, (C, 2).
-        click_weight: 1 over the number of clicks of the session, (C,) float32.
+        click_weight: 1 over the number of clicks of the session, times what the click weighs, (C,) float32.
         pair: (query, clicked item, not-clicked item) triples of one session, (P, 3).
-        pair_weight: 1 over the number of triples of the session, (P,) float32.
+        pair_weight: 1 over the number of triples of the session, times what the click weighs, (P,) float32.
         away: (query, shown item) pairs of irrelevant sessions, (A, 2).
         away_weight: 1 over the number of results of the session, (A,) float32.
         known: whether an item was clicked for that query in any training session, (Q, M) bool.
@@ -129,13 +154,25 @@ class Sampler:
         negative_share: the share of a session's not-clicked results to use, between 0 and 1; of an irrelevant session
             likewise. A fraction of a result is used by chance, so that 0.5 results are one in every other session.
         irrelevant: whether to use irrelevant sessions.
+        propensity_exponent: weigh clicks by `metrics.click_weights`, so that a session with clicks weighs 1 on
+            average; 0 weighs all alike.
     """
 
-    def __init__(self, sessions: Sessions, *, batch_size: int, negative_share: float, irrelevant: bool = True) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        *,
+        batch_size: int,
+        negative_share: float,
+        irrelevant: bool = True,
+        propensity_exponent: float = 0.0,
+    ) -> None:
         self.sessions = sessions if irrelevant else sessions.select(~sessions.irrelevant)
         self.batch_size = batch_size
         self.negative_share = negative_share
+        self.propensity_exponent = propensity_exponent
         clicked = self.sessions.clicked & ~self.sessions.irrelevant[self.sessions.session]
+        self._mean_weight = self._mean_click_weight(clicked)
         self._topic = _topics(self.sessions, clicked)
         self._bits = int(self.sessions.result.max(initial=0)) + 1
         self._known = np.unique(
@@ -173,18 +210,31 @@ class Sampler:
         click = part.clicked & ~away
         triples = _triples(part, click)
         key = queries[:, None] * self._bits + items[None, :]
+        weight = self._click_weight(part)
         return Batch(
             queries,
             items,
             np.stack([query[session[click]], item[click]], axis=1),
-            _share(session[click]),
+            _share(session[click]) * weight[click],
             np.stack([query[session[triples[:, 0]]], item[triples[:, 0]], item[triples[:, 1]]], axis=1),
-            _share(session[triples[:, 0]]),
+            _share(session[triples[:, 0]]) * weight[triples[:, 0]],
             np.stack([query[session[away]], item[away]], axis=1),
             _share(session[away]),
             np.isin(key, self._known),
             len(part),
         )
+
+    def _click_weight(self, part: Sessions) -> NDArray[np.float32]:
+        """What a click on each result weighs, (R,)."""
+        weight = click_weights(part.position, exponent=self.propensity_exponent) / self._mean_weight
+        return weight.astype(np.float32)
+
+    def _mean_click_weight(self, clicked: NDArray[np.bool_]) -> float:
+        """What a session with clicks weighs on average, by the mean of its clicks."""
+        session = self.sessions.session[clicked]
+        weight = click_weights(self.sessions.position[clicked], exponent=self.propensity_exponent)
+        sessions = len(np.unique(session))
+        return float((weight * _share(session)).sum() / sessions) if sessions else 1.0
 
     def _downsample(self, part: Sessions, rng: np.random.Generator) -> Sessions:
         """Keep all clicked results of clicked sessions and a random share of the others."""

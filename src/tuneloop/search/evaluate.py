@@ -25,7 +25,6 @@ class Evaluator:
         start: the start model, which is measured at once: `baseline` holds its metrics.
         background: up to so many items that similarities are read against.
         train_sample: up to so many training sessions that the `train_` metrics are computed on.
-        propensity_exponent: see `metrics.click_weights`.
         seed: of both samples.
         check: called between forward passes; may raise.
 
@@ -42,7 +41,6 @@ class Evaluator:
         *,
         background: int = 256,
         train_sample: int = 500,
-        propensity_exponent: float = 0.5,
         seed: int = 0,
         check: Check = lambda: None,
     ) -> None:
@@ -52,7 +50,7 @@ class Evaluator:
         sample = np.sort(rng.choice(len(data.train), min(train_sample, len(data.train)), replace=False))
         self.sessions = {"train": data.train.select(sample), "test": data.held_out}
         self.gains = {
-            split: each.clicked * metrics.click_weights(each.position, exponent=propensity_exponent)
+            split: each.clicked * metrics.click_weights(each.position, exponent=data.propensity.exponent)
             for split, each in self.sessions.items()
         }
         used = [self.background]

@@ -18,7 +18,7 @@ def margin_ranking(scores: Tensor, batch: Batch, *, margin: float, temperature: 
 
     Args:
         scores: cosine similarities of the batch's queries and items, (Q, M) float32.
-        batch: the pairs; each session weighs the same.
+        batch: the pairs; each session weighs the same, but for the weights of its clicks.
         margin: by how much a clicked result should be nearer than a not-clicked one.
         temperature: the similarity difference that counts as one unit of the logistic.
         robustness: see `_cost`.

@@ -17,7 +17,7 @@ def click_weights(position: NDArray[np.int64], *, exponent: float = 0.5, max_wei
     """One over the propensity of each shown position (the first is 1), clipped.
 
     The propensity, the chance that somebody looked there, is taken as 1 / position ** exponent (Joachims, Swaminathan
-    and Schnabel, Unbiased Learning-to-Rank with Biased Feedback, WSDM 2017, section 6).
+    and Schnabel, Unbiased Learning-to-Rank with Biased Feedback, WSDM 2017, section 6); see also `propensity`.
     """
     weights: Floats = np.minimum(np.asarray(position, np.float64) ** exponent, max_weight)
     return weights

@@ -71,11 +71,15 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Log:
-    """Sessions and their texts: `sessions.query` counts in `queries`, `sessions.result` in `items`."""
+    """Sessions and their texts: `sessions.query` counts in `queries`, `sessions.result` in `items`.
+
+    `score` is the score by which each result was ranked when it was shown, NaN where it is not known, (R,).
+    """
 
     sessions: Sessions
     queries: list[str]
     items: list[str]
+    score: NDArray[np.float64]
 
 
 def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str] = ("click",)) -> Log:
@@ -83,7 +87,8 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
 
     Args:
         sessions: columns `search_query`, `results` (list of {object_id, ...} as shown), `events` (list of
-            {object_id, event_type, ...}) and `is_irrelevant`; others are ignored.
+            {object_id, event_type, ...}) and `is_irrelevant`; others are ignored. The results' `rank`, if there is
+            one, is the score that they were ranked by.
         items: columns `object_id` and `text`; an item without text counts as unknown.
         click_types: the event types that count as a click.
     """
@@ -103,7 +108,7 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
         _clicked(shown, starts, events, event_starts, click_types),
         np.arange(len(result)) - np.repeat(starts[:-1], lengths) + 1,
     )
-    return Log(columns, queries, item_texts)
+    return Log(columns, queries, item_texts, _scores(shown))
 
 
 def _array(column: Any) -> Any:
@@ -120,6 +125,13 @@ def _places(ids: Any, known: Any) -> NDArray[np.int64]:
     """Where each id stands among the known ones, -1 for those that do not."""
     found: Any = pc.index_in(ids, value_set=_array(known))
     return np.asarray(found.fill_null(-1), np.int64)
+
+
+def _scores(shown: Any) -> NDArray[np.float64]:
+    """The `rank` of each result, NaN for those without, (R,)."""
+    if shown.type.get_field_index("rank") < 0:
+        return np.full(len(shown), np.nan)
+    return np.asarray(pc.fill_null(shown.field("rank").cast(pa.float64()), np.nan), np.float64)
 
 
 def _flatten(column: Any) -> tuple[Any, NDArray[np.int64]]:

@@ -40,6 +40,7 @@ class Params:
         loss: a name in `losses.LOSSES`.
         batch_size: sessions in a step.
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
+        inverse_propensity: whether a click weighs the more the less people look where it was.
     """
 
     num_fixed_layers: int
@@ -55,6 +56,7 @@ class Params:
     loss: str
     batch_size: int
     max_length: int | None = None
+    inverse_propensity: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def train(
         batch_size=params.batch_size,
         negative_share=params.negative_downsampling,
         irrelevant=not params.not_irrelevant_only,
+        propensity_exponent=data.propensity.exponent if params.inverse_propensity else 0.0,
     )
     sampler = sampler_of(data.train)
     steps = len(sampler) * schedule.epochs
