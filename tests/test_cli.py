@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet as pq
 import pytest
 import structlog
 import typer.main
@@ -105,7 +106,7 @@ def test_the_commands_are_those_that_the_documentation_names():
         "up", "api", "worker", "mlflow", "doctor", "version",
         "items import", "sessions import", "forget", "batch release", "batch list",
         "tune", "wait", "tasks", "cancel", "restart", "methods",
-        "models list", "models show", "models register", "models alias", "embed", "rank",
+        "models list", "models show", "models register", "models alias", "embed", "embed-items", "rank",
     }  # fmt: skip
 
 
@@ -333,6 +334,11 @@ def test_the_done_share_counts_finished_epochs():
     assert fraction_done(Progress(runs_done=4, runs_total=4, epoch=9, epochs=4)) == 1
 
 
+def test_the_done_share_counts_items():
+    assert fraction_done(Progress(stage="embedding", items_done=30, items_total=120)) == 0.25
+    assert fraction_done(Progress(stage="embedding", items_done=0, items_total=0)) == 0.0
+
+
 def test_the_live_view_shows_where_the_task_is():
     from rich.console import Console
 
@@ -439,6 +445,18 @@ def test_from_files_to_a_ranking(make_service: Callable[..., object], tmp_path: 
     unknown = tuneloop("rank", "shop", "red", "--ids", "a/1,nope", "--url", service.url)
     assert unknown.returncode == 1 and "nope" in unknown.stderr
     command("embed", "no-such-model", "red", status=1)
+
+    told = tuneloop("embed-items", "shop@champion", "--output", str(tmp_path), "--url", service.url)
+    assert told.returncode == 0 and "2 of 2 items" in told.stderr, told
+    assert re.search(r"^work +embed_items shop/1$", told.stdout, re.MULTILINE)
+    [file] = tmp_path.glob("*.parquet")
+    assert f"wrote {file}" in told.stderr.replace("\n", "")
+    assert pq.read_table(file).column("object_id").to_pylist() == ["a/1", "b,2"]
+    again = json.loads(command("embed-items", "shop/1", "--wait", "--json"))
+    assert again["status"] == "done" and again["progress"]["items_encoded"] == 0
+    assert "embed_items shop/1" in command("tasks")
+    nowhere = tuneloop("embed-items", "shop", "--output", str(tmp_path / "no" / "file"), "--url", service.url)
+    assert nowhere.returncode == 2 and "no folder" in nowhere.stderr
 
     with Client(service.url) as client:
         vectors = client.embed("shop", ["red shoes"] * 3_000, kind="item")
