@@ -36,7 +36,11 @@ def embeddings_schema(dimensions: int, *, model: str, version: str, run_id: str)
         pa.field("embedding", pa.list_(pa.float32(), dimensions), nullable=False),
         pa.field("text_hash", pa.string(), nullable=False),
     ]
-    told: dict[bytes | str, bytes | str] = {MODEL_KEY: model.encode(), VERSION_KEY: version.encode(), RUN_KEY: run_id.encode()}
+    told: dict[bytes | str, bytes | str] = {
+        MODEL_KEY: model.encode(),
+        VERSION_KEY: version.encode(),
+        RUN_KEY: run_id.encode(),
+    }
     return pa.schema(columns, metadata=told)
 
 
@@ -71,7 +75,9 @@ class Known:
             batch = next(self._batches, None)
             if batch is None:
                 return False
-            ids, hashes = ([str(value) for value in batch.column(name).to_pylist()] for name in ("object_id", "text_hash"))
+            ids, hashes = (
+                [str(value) for value in batch.column(name).to_pylist()] for name in ("object_id", "text_hash")
+            )
             self._rows = list(zip(ids, hashes, range(len(ids)), strict=True))
             embedding: Any = batch.column("embedding")
             self._vectors, self._at = embedding.flatten().to_numpy(zero_copy_only=False).reshape(len(ids), -1), 0
