@@ -35,7 +35,7 @@ def main() -> None:
     texts = [item["text"] for item in read_lines(need("rare-diseases") / "items.jsonl.gz")]
     rounds = arguments.rounds or (2 if arguments.quick else 3)
     if arguments.quick:
-        texts = random.Random(0).sample(texts, 500)
+        texts = random.Random(0).sample(texts, 400)
     console = Console()
     runs, figures = measure(texts, rounds, console)
     report(console, runs, figures, len(texts))
@@ -52,7 +52,7 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
     transformers.logging.disable_progress_bar()
     source = get_model_path()
     plain, half = load_model(source), load_model(source).bfloat16()
-    sample = random.Random(1).sample(texts, min(len(texts), 200))
+    sample = random.Random(1).sample(texts, min(len(texts), 128))
     with BulkEncoder(load_model(source)) as bulk:
         bulk.encode(sample[:32])  # everybody begins warm
         sizes = {
