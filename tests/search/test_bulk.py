@@ -47,7 +47,8 @@ def test_threads_leave_the_others_their_cores(tiny_model):
     assert (torch.get_num_threads(), found) == (before, [before])
 
 
-def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypatch):
+@pytest.mark.parametrize("change", [1.0, float("nan")])
+def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypatch, change):
     texts = make_texts(50)
     expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
 
@@ -55,7 +56,7 @@ def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypat
         fast = fast_form(model)
         with torch.no_grad():
             for parameter in fast.parameters():
-                parameter.add_(torch.randn_like(parameter))
+                parameter.add_(change * torch.randn_like(parameter))
         return fast
 
     fast_form = bulk._fast_form

@@ -28,6 +28,7 @@ BULK_TOKENS = {**GROUP_TOKENS, "cpu": 1024}
 MIN_COSINE = 0.999
 PROBES = 16
 ATTENTION = "tuneloop_bulk"
+NOT_PLAIN = ("position_bias", "softcap", "s_aux", "head_mask")
 # Attention scores that are worked on at once.
 SCORES = 2**20
 LOG2_E = 1.4426950408889634
@@ -96,12 +97,16 @@ class BulkEncoder:
         distinct = list(dict.fromkeys(texts))
         queries = len(distinct) if self._side == "query" else 0
         table = tokenize(self._exact, distinct, queries=queries, check=check)
-        if not self._checked and distinct:
+        if not distinct:
+            return np.zeros((0, self._exact.get_embedding_dimension() or 0), np.float32)
+        if not self._checked:
             self._compare(table)
-        vectors: Vectors = np.zeros((len(distinct), self._exact.get_embedding_dimension() or 0), np.float32)
+        vectors: Vectors = np.zeros((0, 0), np.float32)
         groups = list(length_groups(table.lengths, self._budget))
         for rows, part in self._workers.map(lambda rows: (rows, self._forward(self._model, table, rows)), groups):
             check()
+            if not len(vectors):
+                vectors = np.empty((len(distinct), part.shape[1]), np.float32)
             vectors[rows] = part
             told(len(rows))
         if len(distinct) == len(texts):
@@ -124,9 +129,10 @@ class BulkEncoder:
         rows = np.unique(np.linspace(0, len(table) - 1, PROBES).astype(np.int64))
         try:
             fast = self._forward(self._model, table, rows)
-            if float(np.mean(np.sum(fast * self._forward(self._exact, table, rows), axis=1))) < MIN_COSINE:
-                raise ValueError("the fast form gives other embeddings")
+            same = float(np.mean(np.sum(fast * self._forward(self._exact, table, rows), axis=1))) >= MIN_COSINE
         except (RuntimeError, TypeError, ValueError):
+            same = False
+        if not same:  # also when it is no number
             self._model, self.bf16 = self._exact, False
         self._checked = True
 
@@ -166,13 +172,15 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_more: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (B, heads, L, d), a few texts at a time, so that their scores stay in the core's cache.
 
     The softmax leaves out the search for each row's maximum, which takes longer than all else in it. Where that
     overflows, or next to nothing is left of a row, the usual one is taken.
     """
+    if any(more.get(name) is not None for name in NOT_PLAIN):
+        raise TypeError("this attention is more than a softmax of products")
     batch, heads, length, width = query.shape
     if heads > key.shape[1]:  # keys and values that heads share
         key, value = (each.repeat_interleave(heads // key.shape[1], 1) for each in (key, value))
