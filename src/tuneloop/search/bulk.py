@@ -30,7 +30,7 @@ PROBES = 16
 ATTENTION = "tuneloop_bulk"
 NOT_PLAIN = ("position_bias", "softcap", "s_aux", "head_mask")
 # Attention scores that are worked on at once.
-SCORES = 2**20
+SCORES = 2**21
 LOG2_E = 1.4426950408889634
 LEAST_SUM = 1e-30  # below, numbers lose digits
 
@@ -184,22 +184,23 @@ def _attention(
     batch, heads, length, width = query.shape
     if heads > key.shape[1]:  # keys and values that heads share
         key, value = (each.repeat_interleave(heads // key.shape[1], 1) for each in (key, value))
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     scale = width**-0.5 if scaling is None else scaling
     output = value.new_empty(batch, length, heads, value.shape[3])
     few = max(SCORES // (heads * length * key.shape[2]), 1)
     for start in range(0, batch, few):
         part = slice(start, start + few)
         rows, columns, values = (each[part].flatten(0, 1) for each in (query, key, value))
-        bias = query.new_zeros(1, 1, 1)
-        if attention_mask is not None:
-            bias = attention_mask[part].expand(-1, heads, length, -1).flatten(0, 1)
         columns = columns.transpose(1, 2)
-        powers = torch.baddbmm(bias, rows, columns, beta=LOG2_E, alpha=scale * LOG2_E).exp2_()
+        bias, beta = query.new_zeros(1, 1, 1), 0.0
+        if attention_mask is not None:
+            bias, beta = attention_mask[part].expand(-1, heads, length, -1).flatten(0, 1), 1.0
+        powers = torch.baddbmm(bias, rows, columns, beta=beta * LOG2_E, alpha=scale * LOG2_E).exp2_()
         sums = powers.sum(-1, keepdim=True)
         if bool(((sums > LEAST_SUM) & (sums < torch.inf)).all()):
             found = torch.bmm(powers, values).div_(sums)
         else:
-            found = torch.bmm(torch.baddbmm(bias, rows, columns, alpha=scale).softmax(-1), values)
+            found = torch.bmm(torch.baddbmm(bias, rows, columns, beta=beta, alpha=scale).softmax(-1), values)
         output[part] = found.view(-1, heads, length, value.shape[3]).transpose(1, 2)
     return output, None
 
