@@ -55,7 +55,7 @@ class Encoder(ABC):
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
-            return self.encode(texts, kind)
+            return np.zeros((0, 0), np.float32)
         with self._turn:
             vectors = self._encode_many(distinct, kind, check, told)
         return _spread(vectors, distinct, texts)
