@@ -130,7 +130,7 @@ class BulkEncoder:
         try:
             fast = self._forward(self._model, table, rows)
             same = float(np.mean(np.sum(fast * self._forward(self._exact, table, rows), axis=1))) >= MIN_COSINE
-        except (RuntimeError, TypeError, ValueError):
+        except (AttributeError, RuntimeError, TypeError, ValueError):
             same = False
         if not same:  # also when it is no number
             self._model, self.bf16 = self._exact, False
@@ -153,7 +153,7 @@ def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[n
 
 
 def _fast_form(model: SentenceTransformer) -> SentenceTransformer:
-    """A copy with bfloat16 weights, and on a CPU with attention that fits small batches."""
+    """A copy with bfloat16 weights; on a CPU they are packed, and attention is one that fits small batches."""
     fast = copy.deepcopy(model).bfloat16()
     if next(fast.parameters()).device.type == "cpu":
         for module in fast.modules():
@@ -162,7 +162,31 @@ def _fast_form(model: SentenceTransformer) -> SentenceTransformer:
                     module.set_attn_implementation(ATTENTION)
                 except ValueError:  # a model with attention of its own
                     module.set_attn_implementation("eager")
+                _pack(module)
     return fast
+
+
+def _pack(module: nn.Module) -> None:
+    """Put the weights of linear layers into the order in which the processor reads them, once."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, _PackedLinear(child))
+
+
+class _PackedLinear(nn.Module):
+    """A linear layer for inference, as PyTorch's own compiler makes it."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), BULK_TOKENS["cpu"])
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(features, self.weight, self.bias, "none", [], "")
+        return output
 
 
 def _attention(
