@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import structlog
 import typer.main
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from support import probe_method
@@ -105,7 +106,7 @@ def test_the_commands_are_those_that_the_documentation_names():
         "up", "api", "worker", "mlflow", "doctor", "version",
         "items import", "sessions import", "forget", "batch release", "batch list",
         "tune", "wait", "tasks", "cancel", "restart", "methods",
-        "models list", "models show", "models register", "models alias", "embed", "rank",
+        "models list", "models show", "models register", "models alias", "embed", "embed-items", "rank",
     }  # fmt: skip
 
 
@@ -333,9 +334,23 @@ def test_the_done_share_counts_finished_epochs():
     assert fraction_done(Progress(runs_done=4, runs_total=4, epoch=9, epochs=4)) == 1
 
 
-def test_the_live_view_shows_where_the_task_is():
-    from rich.console import Console
+def test_the_done_share_counts_items():
+    assert fraction_done(Progress(stage="embedding", items_done=30, items_total=120)) == 0.25
+    assert fraction_done(Progress(stage="embedding", items_done=0, items_total=0)) == 0.0
 
+
+def test_the_live_view_counts_items():
+    progress = Progress(stage="embedding", items_done=1_200, items_total=5_430)
+    view = TaskView()
+    wanted = {"model": "shop [x]", "version": "3"}
+    view.update(Task(id="t1", status="processing", kind="embed_items", settings=wanted, progress=progress))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(view)
+    shown = console.export_text()
+    assert "embed_items shop [x]/3" in shown and "22%" in shown and "embedding · 1,200 of 5,430 items" in shown
+
+
+def test_the_live_view_shows_where_the_task_is():
     view = TaskView()
     metric = {"name": "test_mrr", "value": 0.25, "best": 0.5}
     progress = {"stage": "training", "runs_done": 2, "runs_total": 8, "epoch": 1, "epochs": 2, "main_metric": metric}
@@ -439,6 +454,18 @@ def test_from_files_to_a_ranking(make_service: Callable[..., object], tmp_path: 
     unknown = tuneloop("rank", "shop", "red", "--ids", "a/1,nope", "--url", service.url)
     assert unknown.returncode == 1 and "nope" in unknown.stderr
     command("embed", "no-such-model", "red", status=1)
+
+    told = tuneloop("embed-items", "shop@champion", "--output", str(tmp_path), "--url", service.url)
+    assert told.returncode == 0 and re.search(r"^items +2, of which 2 were encoded", told.stdout, re.MULTILINE), told
+    assert re.search(r"^work +embed_items shop/1$", told.stdout, re.MULTILINE)
+    [file] = tmp_path.glob("*.parquet")
+    assert f"wrote {file}" in told.stderr.replace("\n", "")
+    assert pq.read_table(file).column("object_id").to_pylist() == ["a/1", "b,2"]
+    again = json.loads(command("embed-items", "shop/1", "--wait", "--json"))
+    assert again["status"] == "done" and again["progress"]["items_encoded"] == 0
+    assert "embed_items shop/1" in command("tasks")
+    nowhere = tuneloop("embed-items", "shop", "--output", str(tmp_path / "no" / "file"), "--url", service.url)
+    assert nowhere.returncode == 2 and "no folder" in nowhere.stderr
 
     with Client(service.url) as client:
         vectors = client.embed("shop", ["red shoes"] * 3_000, kind="item")

@@ -347,7 +347,7 @@ def tasks(
 @app.command(rich_help_panel=LEARNING)
 @remote("show_task")
 def cancel(client: "Client", task_id: TaskId) -> "Task":
-    """Stop a task, within seconds also while it trains; finished runs stay in MLflow.
+    """Stop a task, within seconds also while it is worked on; finished runs stay in MLflow.
 
     Example: `tuneloop cancel 65844c019fa7cf0957d04758`
     """
@@ -357,7 +357,7 @@ def cancel(client: "Client", task_id: TaskId) -> "Task":
 @app.command(rich_help_panel=LEARNING)
 @remote("show_task")
 def restart(client: "Client", task_id: TaskId) -> "Task":
-    """Go on with a task that was canceled or failed; its finished runs are kept.
+    """Go on with a task that was canceled or failed; what it finished is kept.
 
     Example: `tuneloop restart 65844c019fa7cf0957d04758`
     """
@@ -445,6 +445,36 @@ def embed(
     if texts == ["-"]:
         texts = [line.strip() for line in sys.stdin if line.strip()]
     return client.embed_tagged(model, texts, kind=kind)
+
+
+@app.command("embed-items", rich_help_panel=MODELS)
+@remote("show_task", patient=True, status=_over)
+def embed_items(
+    client: "Client",
+    model: ModelRef,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Wait, and download the Parquet file to FILE, or into a folder.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the task until it is over.")] = False,
+) -> "Task":
+    """Embed all items with a registered model, as a task that writes a Parquet file; prints the task.
+
+    The columns are object_id, embedding (of unit length) and text_hash. Items whose text an earlier task of the same
+    version encoded are not encoded again. With --wait or --output the exit status is 0 when the task is done, and 1
+    otherwise; Ctrl-C leaves it running.
+
+    Example: `tuneloop embed-items shop/3 --output shop-3.parquet`
+    """
+    if output is not None and not (output.is_dir() or output.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
+    task = client.embed_items(model)
+    if wait or output is not None:
+        task = _watch(client, task.id)
+    if output is not None and task.status == "done":
+        from tuneloop.service import terminal
+
+        terminal.say(f"wrote {client.download_output(task.id, output)}")
+    return task
 
 
 @app.command(rich_help_panel=MODELS)

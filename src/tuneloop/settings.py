@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(None, gt=0, description="Forget sessions this many days after arrival.")
     plugins: Path | None = Field(None, description="Folder of *.py files with methods of your own.")
     snapshot_url: str | None = Field(None, description="fsspec URL for snapshots (default: data_dir/snapshots).")
+    embeddings_url: str | None = Field(None, description="fsspec URL for embeddings (default: data_dir/embeddings).")
     cache_max_gb: float = Field(10, gt=0, description="Disk space for the encoder caches, in GiB.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the parts log.")
 
@@ -78,6 +79,11 @@ class Settings(BaseSettings):
     def snapshots(self) -> str:
         """The fsspec URL under which snapshots lie."""
         return (self.snapshot_url or str(self.data_dir.absolute() / "snapshots")).rstrip("/")
+
+    @property
+    def embeddings(self) -> str:
+        """The fsspec URL under which the embeddings of the catalogue lie."""
+        return (self.embeddings_url or str(self.data_dir.absolute() / "embeddings")).rstrip("/")
 
     @property
     def work_dir(self) -> Path:

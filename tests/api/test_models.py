@@ -314,3 +314,69 @@ def test_without_mlflow_models_are_503_and_sessions_go_on(
     assert http.post("/api/v1/clickstream/session", json=a_session()).status_code == 200
     own_mlflow_server.start()
     assert http.get(MODELS).json() == {"models": []}
+
+
+def test_embedding_the_catalogue_is_a_task(shop: Shop) -> None:
+    path = f"{MODELS}/shop/versions/1/embed-items"
+    task = shop.http.post(path).raise_for_status().json()
+    assert (task["kind"], task["status"], task["batch_id"]) == ("embed_items", "pending", None)
+    assert task["settings"] == {"model": "shop", "version": "1"}
+    assert not {"output", "fine_tuning_method", "best_model_url"} & set(task)
+    assert shop.http.get(f"/api/v1/tasks/{task['id']}").json() == task
+    assert shop.http.get("/api/v1/tasks", params={"kind": "embed_items", "limit": 1}).json() == [task]
+    assert task["id"] not in shop.http.get("/api/v1/tasks", params={"kind": "fine_tuning"}).text
+    assert shop.http.get(f"/api/v1/fine-tuning/task/{task['id']}").status_code == 404
+    assert shop.http.put(f"/api/v1/tasks/{task['id']}/cancel").json()["status"] == "canceled"
+    again = shop.http.put(f"/api/v1/tasks/{task['id']}/restart").json()
+    assert (again["status"], again["batch_id"]) == ("pending", None)
+    assert shop.http.post(path, json={}).json()["id"] != task["id"]
+
+
+def test_the_same_key_is_the_same_embedding_task_wherever_the_alias_points_by_now(shop: Shop) -> None:
+    for run_id in shop.runs:
+        shop.http.post(MODELS, json={"name": "keyed", "run_id": run_id})
+    alias = f"{MODELS}/keyed/aliases/live"
+    path = f"{MODELS}/keyed/versions/@live/embed-items"
+    body = {"idempotency_key": "embed-once", "output": "live.parquet"}
+    shop.http.put(alias, json={"version": "1"})
+    task = shop.http.post(path, json=body).json()
+    assert task["settings"] == {"model": "keyed", "version": "1", "output": "live.parquet"}
+    shop.http.put(alias, json={"version": "2"})
+    assert shop.http.post(path, json=body).json() == task
+    assert shop.http.post(path, json={**body, "output": "other.parquet"}).status_code == 409
+    assert shop.http.post(f"{MODELS}/keyed/versions/2/embed-items", json=body).status_code == 409
+    assert shop.http.post(path, json={}).json()["settings"]["version"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("version", "body", "status", "hint"),
+    [
+        ("9", {}, 404, "no version"),
+        ("@nobody", {}, 404, "no version"),
+        ("1", {"output": "../shop.parquet"}, 422, "output"),
+        ("1", {"output": "/etc/shop.parquet"}, 422, "output"),
+        ("1", {"output": ".parquet"}, 422, "output"),
+        ("1", {"output": "shop.csv"}, 422, "output"),
+        ("1", {"output": "x" * 300 + ".parquet"}, 422, "output"),
+        ("1", {"output": "shop.parquet\n"}, 422, "output"),
+        ("1", {"idempotency_key": ""}, 422, "idempotency_key"),
+        ("1", {"kind": "query"}, 422, "kind"),
+        ("1", [], 422, "body"),
+    ],
+)
+def test_wrong_requests_to_embed_the_catalogue(shop: Shop, version: str, body: Any, status: int, hint: str) -> None:
+    before = shop.http.get("/api/v1/tasks").json()
+    answer = shop.http.post(f"{MODELS}/shop/versions/{version}/embed-items", json=body)
+    assert (answer.status_code, hint in answer.text) == (status, True), answer.text
+    assert shop.http.get("/api/v1/tasks").json() == before
+
+
+def test_only_models_that_tuneloop_stored_embed_the_catalogue(shop: Shop, mlflow_uri: str) -> None:
+    tracking = Tracking(mlflow_uri)
+    experiment_id = tracking.open_iteration("Api Test", "f" * 24)
+    run_id = tracking.create_run(experiment_id, name="foreign", params={}, tags={})
+    client = tracking.server.client
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", f"runs:/{run_id}/model", run_id, await_creation_for=0)
+    answer = shop.http.post(f"{MODELS}/foreign/versions/1/embed-items")
+    assert answer.status_code == 409 and "not the model of a Tuneloop run" in answer.text

@@ -128,3 +128,24 @@ def test_lists_newest_first_and_filters(store, feedback):
     assert store.counts() == {"pending": 2, "processing": 0, "done": 0, "canceled": 1, "error": 0}
     with pytest.raises(NotFound):
         store.get(ids[0], kind="other")
+
+
+def test_embeddings_are_asked_for_once_and_release_nothing(store, feedback):
+    collect(feedback)
+    asked = {"model": "shop", "version": "@live", "output": None}
+    settings = {"model": "shop", "version": "3"}
+    task = store.create_embed_items(asked=asked, settings=settings, idempotency_key="k")
+    assert (task.kind, task.status, task.method, task.batch_id) == ("embed_items", "pending", None, None)
+    moved = store.create_embed_items(asked=asked, settings={**settings, "version": "4"}, idempotency_key="k")
+    assert moved == task
+    with pytest.raises(Conflict):
+        store.create_embed_items(asked={**asked, "output": "x"}, settings=settings, idempotency_key="k")
+    with pytest.raises(Conflict):
+        create(store, idempotency_key="k")
+    store.cancel(task.id)
+    again = store.restart(task.id)
+    assert (again.status, again.attempt, again.batch_id) == ("pending", 2, None)
+    assert [batch.status for batch in feedback.batches()] == ["collecting"]
+    fine_tuning = create(store)
+    assert [each.id for each in store.list(kind="embed_items")] == [task.id]
+    assert [each.id for each in store.waiting()] == [task.id, fine_tuning.id]

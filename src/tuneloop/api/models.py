@@ -4,6 +4,7 @@ import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Path
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tuneloop.api.backend import Backend, BackendDep, on_model_threads
@@ -13,6 +14,7 @@ from tuneloop.api.schemas.models import (
     AliasAnswer,
     AliasRequest,
     EmbedAnswer,
+    EmbedItemsRequest,
     EmbedRequest,
     ModelAnswer,
     Models,
@@ -21,6 +23,8 @@ from tuneloop.api.schemas.models import (
     Registered,
     RegisterRequest,
 )
+from tuneloop.api.schemas.tasks import Task
+from tuneloop.api.task_answers import task_answer
 from tuneloop.errors import Conflict, InvalidInput
 from tuneloop.ids import ClientId, iso
 from tuneloop.models.records import Model, Version
@@ -95,6 +99,35 @@ def embed(name: Name, version: VersionName, request: EmbedRequest, backend: Back
     vectors, model = backend.inference.embed(name, version, request.inputs, request.kind)
     answer = {"embeddings": vectors.tolist(), "dimensions": vectors.shape[1], "model": model}
     return JSONResponse(answer)  # as it is: a second look at each of a million numbers says nothing new
+
+
+@router.post(
+    "/{name}/versions/{version}/embed-items",
+    summary="Embed the catalogue",
+    response_model=Task,
+    response_model_exclude_unset=True,
+    responses=failures(404, 409, 413),
+)
+@on_model_threads
+def embed_items(
+    name: Name,
+    version: VersionName,
+    backend: BackendDep,
+    request: Request,
+    body: Annotated[EmbedItemsRequest | None, Body(examples=[{}])] = None,
+) -> Any:
+    """Ask for the embedding of every item, as a task that writes a Parquet file (`object_id`, `embedding`). `latest`
+    and aliases are looked up now. Items whose text an earlier task of this version encoded are not encoded again."""
+    asked = body or EmbedItemsRequest()
+    found = backend.models.resolve(name, version)
+    backend.models.source_run(found)  # refuses now what the task could not load
+    settings = {"model": found.name, "version": found.version}
+    record = backend.tasks.create_embed_items(
+        asked={"model": name, "version": version, "output": asked.output},
+        settings=settings if asked.output is None else {**settings, "output": asked.output},
+        idempotency_key=asked.idempotency_key,
+    )
+    return task_answer(record, request, backend, with_kind=True)
 
 
 @router.post(

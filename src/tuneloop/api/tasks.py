@@ -19,7 +19,7 @@ from tuneloop.ids import ClientId
 router = APIRouter(prefix="/api/v1/tasks", route_class=JsonRoute, tags=["Tasks"])
 
 TaskId = Annotated[ClientId, Path(description="24 hex digits.")]
-Kind = Literal["fine_tuning"]
+Kind = Literal["fine_tuning", "embed_items"]
 _CHUNK = 256 * 1024
 
 

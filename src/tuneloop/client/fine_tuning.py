@@ -1,15 +1,14 @@
-"""The client's calls about learning: methods, and the tasks that fine-tune a model."""
+"""The client's calls about learning: methods, and asking for a fine-tuning."""
 
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneloop.client.errors import ConflictError, WaitTimeoutError
-from tuneloop.client.transport import Transport, segment
-from tuneloop.client.types import Methods, Task, TaskStatus
+from tuneloop.client.errors import ConflictError
+from tuneloop.client.tasks import TaskCalls, save
+from tuneloop.client.types import Methods, Task
 
 DEFAULT_METHOD = "Default Fine Tuning Method"
 
@@ -17,10 +16,8 @@ _PATH = "/api/v1/fine-tuning"
 _WEIGHTS = "model.safetensors"
 
 
-class FineTuningCalls:
-    """Tasks and methods. Mixed into `Client`."""
-
-    _transport: Transport
+class FineTuningCalls(TaskCalls):
+    """Fine-tuning and methods. Mixed into `Client`."""
 
     def create_task(
         self,
@@ -61,69 +58,6 @@ class FineTuningCalls:
             body["batch_id"] = batch_id
         return Task.parse(self._transport.call("POST", f"{_PATH}/task", body=body))
 
-    def get_task(self, task_id: str) -> Task:
-        """A task.
-
-        Raises:
-            NotFoundError: no such task.
-        """
-        return Task.parse(self._transport.call("GET", _task_path(task_id)))
-
-    def tasks(self, *, status: TaskStatus | None = None, skip: int = 0, limit: int = 100) -> list[Task]:
-        """Tasks, newest first; up to 1,000 a call."""
-        params = {"status": status, "skip": skip, "limit": limit}
-        return list(Task.parse_all(self._transport.call("GET", f"{_PATH}/task", params=params)))
-
-    def cancel_task(self, task_id: str) -> Task:
-        """Stop a task, within seconds also when it trains.
-
-        Raises:
-            NotFoundError: no such task.
-            ConflictError: it is over.
-        """
-        return Task.parse(self._transport.call("PUT", f"{_task_path(task_id)}/cancel"))
-
-    def restart_task(self, task_id: str) -> Task:
-        """Go on with a task that was canceled or failed; finished runs are kept.
-
-        Raises:
-            NotFoundError: no such task.
-            ConflictError: it is neither canceled nor failed.
-        """
-        answer = self._transport.call("PUT", f"{_task_path(task_id)}/restart", gone_is_done=409)
-        return Task.parse(answer) if answer is not None else self.get_task(task_id)
-
-    def wait(
-        self,
-        task_id: str,
-        *,
-        callback: Callable[[Task], None] | None = None,
-        poll_seconds: float = 1.0,
-        timeout: float | None = None,
-    ) -> Task:
-        """Wait until a task is over: done, canceled or failed.
-
-        Args:
-            task_id: the task.
-            callback: called with the task each time it was looked at.
-            poll_seconds: seconds between looks.
-            timeout: seconds to wait; by default without end.
-
-        Raises:
-            NotFoundError: no such task.
-            WaitTimeoutError: it was not over in time; it goes on.
-        """
-        until = time.monotonic() + timeout if timeout is not None else None
-        while True:
-            task = self.get_task(task_id)
-            if callback:
-                callback(task)
-            if task.is_over:
-                return task
-            if until is not None and time.monotonic() + poll_seconds > until:
-                raise WaitTimeoutError(f"task {task_id} is still {task.status} after {timeout:g} seconds; it goes on")
-            time.sleep(poll_seconds)
-
     def methods(self) -> Methods:
         """The methods of the service with the schemas of their settings, and the plugins that failed."""
         return Methods.parse(self._transport.call("GET", f"{_PATH}/methods"))
@@ -143,21 +77,4 @@ class FineTuningCalls:
         if not task.best_model_url:
             reason = task.detail or f"it is {task.status}"
             raise ConflictError(409, f"task {task_id} has no best model: {reason}")
-        target = Path(path)
-        target = target / _WEIGHTS if target.is_dir() else target
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            self._transport.download(task.best_model_url, lambda pieces: _write(part, pieces))
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-        return target
-
-
-def _task_path(task_id: str) -> str:
-    return f"{_PATH}/task/{segment(task_id)}"
-
-
-def _write(file: Path, pieces: Iterator[bytes]) -> None:
-    with file.open("wb") as stream:
-        stream.writelines(pieces)
+        return save(self._transport, task.best_model_url, path, name=_WEIGHTS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneloop.client.errors import InvalidRequestError
 from tuneloop.client.transport import Transport, segment
-from tuneloop.client.types import Alias, Embeddings, Item, Model, ModelRef, Ranking, Registered, TextKind
+from tuneloop.client.types import Alias, Embeddings, Item, Model, ModelRef, Ranking, Registered, Task, TextKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,31 @@ class ModelCalls:
             used = answer["model"]
             path = _version_path(used)
         return Embeddings(np.concatenate(parts), used)
+
+    def embed_items(self, model: str, *, output: str | None = None, idempotency_key: str | None = None) -> Task:
+        """Ask for the embeddings of all items; answers at once, the work is done by a worker.
+
+        The task writes a Parquet file with the columns `object_id`, `embedding` (unit length) and `text_hash`. Items
+        that an earlier task of this version encoded, and whose text did not change, are not encoded again.
+
+        Args:
+            model: `shop`, `shop/3` or `shop@champion`; an alias is looked up once.
+            output: a name for the file in the service's folder, such as `shop.parquet`; one of this name is replaced.
+            idempotency_key: the same key with the same request gives the same task. By default a new one for each
+                call.
+
+        Raises:
+            NotFoundError: no such model or version.
+            ConflictError: no Tuneloop run stored this model, or the key belongs to another request.
+
+        Example:
+            >>> task = client.wait(client.embed_items("shop@champion").id)
+            >>> client.download_output(task.id, "shop.parquet")
+        """
+        body = {"idempotency_key": idempotency_key or uuid.uuid4().hex}
+        if output is not None:
+            body["output"] = output
+        return Task.parse(self._transport.call("POST", f"{_version_path(model)}/embed-items", body=body))
 
     def rank(
         self,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # NumPy takes a while to import; only embeddings need it
     from numpy.typing import NDArray
 
 TaskStatus = Literal["pending", "processing", "done", "canceled", "error"]
+TaskKind = Literal["fine_tuning", "embed_items"]
 TextKind = Literal["query", "item"]
 Payload = Mapping[str, Any]
 
@@ -158,6 +159,9 @@ class Progress(_Answer):
     runs_total: int | None = None
     epoch: int | None = None
     epochs: int | None = None
+    items_done: int | None = None
+    items_total: int | None = None
+    items_encoded: int | None = None
     main_metric: MainMetric | None = None
 
     @classmethod
@@ -168,11 +172,16 @@ class Progress(_Answer):
 
 @dataclass(frozen=True)
 class Task(_Answer):
-    """A fine-tuning that somebody asked for."""
+    """Work that somebody asked for.
+
+    `fine_tuning_method`, `batch_id` and what is found in MLflow belong to a fine-tuning; `output`, where it wrote, to
+    other kinds.
+    """
 
     id: str
-    fine_tuning_method: str
     status: TaskStatus
+    kind: str = "fine_tuning"
+    fine_tuning_method: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     batch_id: str | None = None
@@ -186,6 +195,7 @@ class Task(_Answer):
     best_model_url: str | None = None
     best_run_url: str | None = None
     experiment_url: str | None = None
+    output: str | None = None
 
     @classmethod
     def _nested(cls, payload: Payload) -> dict[str, Any]:

@@ -191,7 +191,7 @@ class Journey:
 def _demo_tasks(client: Client) -> list[tuple[int, Task]]:
     """The tasks that demos asked for, by round."""
     found, skip = [], 0
-    while page := client.tasks(skip=skip, limit=_PAGE):
+    while page := client.tasks(kind="fine_tuning", skip=skip, limit=_PAGE):
         rounds = (((task.metadata or {}).get("demo"), task) for task in page)
         found += [(round_, task) for round_, task in rounds if isinstance(round_, int)]
         skip += len(page)

@@ -2,19 +2,25 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tuneloop.errors import Conflict
 
+if TYPE_CHECKING:
+    from tuneloop.search.bulk import BulkEncoder
+
 # How MLflow says that a pyfunc is loaded by running its code.
 CODE_LOADER = "mlflow.pyfunc.loaders.code_model"
 Kind = Literal["query", "item"]
 Vectors = npt.NDArray[np.float32]
+# Texts that a model of one's own gets at once when there are many: between two calls work may be stopped.
+CHUNK = 64
 
 
 class Encoder(ABC):
@@ -22,25 +28,61 @@ class Encoder(ABC):
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
+        self._exits = ExitStack()
 
     def encode(self, texts: Sequence[str], kind: Kind) -> Vectors:
         """The embeddings of the texts, float32 (n, dimensions), of unit length. Each distinct text is read once."""
         distinct = list(dict.fromkeys(texts))
         with self._turn:
-            vectors = np.asarray(self._encode(distinct, kind), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(distinct):
-            raise Conflict(f"the model gave an array of shape {vectors.shape} for {len(distinct)} texts")
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        rows = {text: row for row, text in enumerate(distinct)}
-        return vectors[[rows[text] for text in texts]]
+            vectors = _unit(self._encode(distinct, kind), len(distinct))
+        return _spread(vectors, distinct, texts)
+
+    def encode_many(
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        check: Callable[[], None] = lambda: None,
+        told: Callable[[int], None] = lambda _: None,
+    ) -> Vectors:
+        """As `encode`, for thousands of texts: where the model allows it much faster, in bfloat16.
+
+        Args:
+            texts: the more at once, the faster.
+            kind: what they are.
+            check: called often; may raise.
+            told: called with the number of distinct texts that were just encoded.
+        """
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return np.zeros((0, 0), np.float32)
+        with self._turn:
+            vectors = self._encode_many(distinct, kind, check, told)
+        return _spread(vectors, distinct, texts)
+
+    def close(self) -> None:
+        """End what encoding started."""
+        self._exits.close()
 
     @abstractmethod
     def _encode(self, texts: list[str], kind: Kind) -> Any:
         """The embeddings of distinct texts, of any length, as something like an array."""
 
+    def _encode_many(
+        self, texts: list[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
+    ) -> Vectors:
+        """The embeddings of distinct texts, of unit length."""
+        parts = []
+        for start in range(0, len(texts), CHUNK):
+            check()
+            chunk = texts[start : start + CHUNK]
+            parts.append(_unit(self._encode(chunk, kind), len(chunk)))
+            told(len(chunk))
+        return np.concatenate(parts)
+
 
 class SentenceTransformersEncoder(Encoder):
-    """A model of the `mlflow.sentence_transformers` flavour, in fp32 on the CPU."""
+    """A model of the `mlflow.sentence_transformers` flavour: in fp32 on the CPU, many texts as fast as can be."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -50,10 +92,21 @@ class SentenceTransformersEncoder(Encoder):
             self._model = load_model(folder)
         except UnsupportedModel as error:
             raise Conflict(str(error)) from error
+        self._bulk: dict[Kind, BulkEncoder] = {}
 
     def _encode(self, texts: list[str], kind: Kind) -> Any:
         encode = self._model.encode_query if kind == "query" else self._model.encode_document
         return encode(texts, convert_to_numpy=True, show_progress_bar=False)
+
+    def _encode_many(
+        self, texts: list[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
+    ) -> Vectors:
+        from tuneloop.search.bulk import BulkEncoder
+
+        if kind not in self._bulk:
+            bulk = BulkEncoder(self._model, side="query" if kind == "query" else "document")
+            self._bulk[kind] = self._exits.enter_context(bulk)
+        return self._bulk[kind].encode(texts, check=check, told=told)
 
 
 class PyfuncEncoder(Encoder):
@@ -68,6 +121,23 @@ class PyfuncEncoder(Encoder):
 
     def _encode(self, texts: list[str], kind: Kind) -> Any:
         return self._model.predict(texts, params={"kind": kind})
+
+
+def _unit(embeddings: Any, count: int) -> Vectors:
+    """Embeddings as the model gave them, as float32 of unit length."""
+    vectors = np.array(embeddings, dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise Conflict(f"the model gave an array of shape {vectors.shape} for {count} texts")
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return vectors
+
+
+def _spread(vectors: Vectors, distinct: list[str], texts: Sequence[str]) -> Vectors:
+    """The embeddings of the distinct texts, for each of the texts."""
+    if len(distinct) == len(texts):
+        return vectors
+    rows = {text: row for row, text in enumerate(distinct)}
+    return vectors[[rows[text] for text in texts]]
 
 
 def load_encoder(folder: Path) -> Encoder:

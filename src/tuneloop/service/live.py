@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
@@ -44,7 +43,9 @@ class TimeLeft:
 
 
 def fraction_done(progress: api.Progress | None) -> float:
-    """The done share of all runs, counting the finished epochs of the running one."""
+    """The done share of all items, or of all runs, counting the finished epochs of the running one."""
+    if progress is not None and progress.items_total:
+        return min((progress.items_done or 0) / progress.items_total, 1.0)
     if progress is None or not progress.runs_total:
         return 0.0
     inside = max((progress.epoch or 0) - 1, 0) / progress.epochs if progress.epochs else 0.0
@@ -72,7 +73,7 @@ class TaskView:
         task = self._task
         head = Table.grid(padding=(0, 1))
         mark: RenderableType = Text({"done": "✓"}.get(task.status, "✗")) if task.is_over else self._spinner
-        head.add_row(mark, f"{escape(task.fine_tuning_method)} · task {task.id} · {terminal.status_of(task)}")
+        head.add_row(mark, f"{terminal.title_of(task)} · task {task.id} · {terminal.status_of(task)}")
         lines: list[RenderableType] = [head]
         if not task.is_over:
             lines.append(self._bar(task))

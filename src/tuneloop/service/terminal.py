@@ -131,6 +131,14 @@ def status_of(task: api.Task) -> str:
     return f"[{STATUS_STYLES.get(task.status, 'white')}]{task.status}[/]"
 
 
+def title_of(task: api.Task) -> str:
+    """What a task is about: the method, or the model whose embeddings it writes."""
+    if task.fine_tuning_method is not None:
+        return escape(task.fine_tuning_method)
+    settings = task.settings or {}
+    return escape(f"{task.kind} {settings.get('model', '')}/{settings.get('version', '')}")
+
+
 def progress_of(task: api.Task) -> str:
     """`training · run 3 of 8 · epoch 2 of 5`."""
     progress = task.progress
@@ -141,6 +149,8 @@ def progress_of(task: api.Task) -> str:
         parts.append(f"run {min((progress.runs_done or 0) + 1, progress.runs_total)} of {progress.runs_total}")
     if progress.epochs:
         parts.append(f"epoch {progress.epoch or 0} of {progress.epochs}")
+    if progress.items_total:
+        parts.append(f"{progress.items_done or 0:,} of {progress.items_total:,} items")
     return " · ".join(parts)
 
 
@@ -149,11 +159,11 @@ def show_tasks(tasks: Sequence[api.Task] | api.Task) -> None:
     if isinstance(tasks, api.Task):
         show_task(tasks)
         return
-    grid = table("Task", "Status", "Created (UTC)", "Batch", "Method", "Progress")
+    grid = table("Task", "Status", "Created (UTC)", "Batch", "Work", "Progress")
     for task in tasks:
         remark = progress_of(task) or escape(task.detail or "")
         row = (task.id, status_of(task), moment(task.created_at), task.batch_id or "–")
-        grid.add_row(*row, escape(task.fine_tuning_method), remark)
+        grid.add_row(*row, title_of(task), remark)
     show(grid, empty="No tasks. `tuneloop tune` makes one.")
 
 
@@ -162,7 +172,7 @@ def show_task(task: api.Task) -> None:
     facts = {
         "task": task.id,
         "status": status_of(task),
-        "method": escape(task.fine_tuning_method),
+        "work": title_of(task),
         "batch": task.batch_id,
         "created": moment(task.created_at),
         "updated": moment(task.updated_at),
@@ -173,10 +183,19 @@ def show_task(task: api.Task) -> None:
         "experiment": task.experiment_url,
         "best run": task.best_run_url or task.best_run_id,
         "best model": task.best_model_url,
+        "items": _items_of(task),
+        "output": escape(task.output) if task.output else None,
     }
     show_facts(facts)
     if task.status == "done" and task.best_run_id:
         say(f"Register its best model:  tuneloop models register NAME --task {task.id}")
+
+
+def _items_of(task: api.Task) -> str | None:
+    progress = task.progress
+    if progress is None or progress.items_done is None or not task.is_over:
+        return None
+    return f"{progress.items_done:,}, of which {progress.items_encoded or 0:,} were encoded and the others known"
 
 
 def show_facts(facts: dict[str, str | None]) -> None:

@@ -6,13 +6,13 @@ import structlog
 
 from tuneloop.errors import TuneloopError
 from tuneloop.iteration.iterate import iterate
-from tuneloop.iteration.job import Durable, IterationFailed, Job
+from tuneloop.iteration.job import Durable, Job
 from tuneloop.iteration.run import end_interrupted_runs
-from tuneloop.methods.contract import Canceled
 from tuneloop.methods.registry import Registry
 from tuneloop.methods.snapshot import Snapshot
 from tuneloop.models.store import StoredModels
 from tuneloop.settings import Settings
+from tuneloop.tasks.attempt import ending
 from tuneloop.tasks.follower import Follower
 from tuneloop.tasks.snapshots import SnapshotStore
 from tuneloop.tasks.store import TaskRecord, TaskStore
@@ -44,7 +44,7 @@ class FineTuning:
     def work(self, task: TaskRecord, durable: Durable) -> None:
         """Do an attempt at a task, or go on with it; whatever happens ends up in the task's record."""
         with Follower(self._store, task.id, task.attempt) as follower:
-            end = self._attempt(task, follower, durable)
+            end = ending(task.id, lambda: self._attempt(task, follower, durable))
         if end["status"] != "done":
             self._end_interrupted_runs(task, retry_seconds=2)
         self._store.update(task.id, task.attempt, **end)
@@ -56,36 +56,26 @@ class FineTuning:
             )
 
     def _attempt(self, task: TaskRecord, follower: Follower, durable: Durable) -> dict[str, Any]:
-        try:
-            assert task.method is not None and task.batch_id is not None
-            batch_id = task.batch_id
-            kind = self._registry.get(task.method)
-            method = kind(kind.settings_schema(**(task.settings or {})))
-            follower.progress(stage="snapshot")
-            url = durable("snapshot", lambda: self._snapshots.write(task.id, batch_id, check=follower.check).url)
-            job = Job(
-                task.id,
-                task.attempt,
-                batch_id,
-                method,
-                Snapshot(url),
-                self._work_dir / task.id,
-                int(self._settings.cache_max_gb * 2**30),
-            )
-            retry_seconds = self._settings.mlflow_retry_seconds
-            tracking = Tracking(self._settings.tracking_uri, retry_seconds=retry_seconds, check=follower.check)
-            outcome = iterate(job, tracking=tracking, stored=self._stored, observer=follower, durable=durable)
-            self._snapshots.delete(task.id)
-            return {"status": "done", "best_run_id": outcome.best_run_id, "detail": outcome.detail}
-        except Canceled:
-            return {"status": "canceled", "detail": "canceled"}
-        except IterationFailed as error:
-            return {"status": "error", "detail": str(error)}
-        except TuneloopError as error:
-            return {"status": "error", "detail": error.detail}
-        except Exception as error:
-            log.exception("task failed", task_id=task.id)
-            return {"status": "error", "detail": f"{type(error).__name__}: {error}"}
+        assert task.method is not None and task.batch_id is not None
+        batch_id = task.batch_id
+        kind = self._registry.get(task.method)
+        method = kind(kind.settings_schema(**(task.settings or {})))
+        follower.progress(stage="snapshot")
+        url = durable("snapshot", lambda: self._snapshots.write(task.id, batch_id, check=follower.check).url)
+        job = Job(
+            task.id,
+            task.attempt,
+            batch_id,
+            method,
+            Snapshot(url),
+            self._work_dir / task.id,
+            int(self._settings.cache_max_gb * 2**30),
+        )
+        retry_seconds = self._settings.mlflow_retry_seconds
+        tracking = Tracking(self._settings.tracking_uri, retry_seconds=retry_seconds, check=follower.check)
+        outcome = iterate(job, tracking=tracking, stored=self._stored, observer=follower, durable=durable)
+        self._snapshots.delete(task.id)
+        return {"best_run_id": outcome.best_run_id, "detail": outcome.detail}
 
     def _end_interrupted_runs(self, task: TaskRecord, *, retry_seconds: float) -> None:
         experiment_id = self._store.get(task.id).experiment_id

@@ -1,7 +1,6 @@
 """Snapshots: written once for a task, kept free of forgotten people, deleted when the task is done."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import fsspec
@@ -13,6 +12,7 @@ from tuneloop.catalog.store import Catalog
 from tuneloop.database import Database
 from tuneloop.feedback.store import FeedbackStore, Session
 from tuneloop.methods.snapshot import ITEMS_SCHEMA, SESSIONS_SCHEMA, Snapshot
+from tuneloop.tasks.parquet import replacing
 from tuneloop.tasks.tables import snapshots, tasks
 
 CHUNK = 1000
@@ -97,13 +97,13 @@ class SnapshotStore:
         self, connection: sa.Connection, snapshot: Snapshot, batch_id: str, check: Callable[[], None]
     ) -> None:
         shown: set[str] = set()
-        with _replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer:
+        with replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer:
             for chunk in self._feedback.stream_batch(connection, batch_id, chunk=CHUNK):
                 check()
                 writer.write_table(_sessions_table(chunk))
                 shown.update(result.object_id for session in chunk for result in session.search_results)
         ordered = sorted(shown)
-        with _replacing(snapshot.items_url, ITEMS_SCHEMA) as writer:
+        with replacing(snapshot.items_url, ITEMS_SCHEMA) as writer:
             for begin in range(0, len(ordered), CHUNK):
                 check()
                 contents = self._catalog.contents(ordered[begin : begin + CHUNK], connection)
@@ -113,7 +113,7 @@ class SnapshotStore:
     def _drop_forgotten(self, connection: sa.Connection, snapshot: Snapshot) -> None:
         with (
             fsspec.open(snapshot.sessions_url, "rb") as stream,
-            _replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer,
+            replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer,
         ):
             for batch in pq.ParquetFile(stream).iter_batches(CHUNK):
                 ids = [str(session_id) for session_id in batch.column("session_id").to_pylist()]
@@ -137,21 +137,6 @@ def _sessions_table(sessions: list[Session]) -> pa.Table:
         for session in sessions
     ]
     return pa.Table.from_pylist(rows, SESSIONS_SCHEMA)
-
-
-@contextmanager
-def _replacing(url: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A Parquet file written beside `url` and put in its place when it is whole."""
-    filesystem, path = fsspec.core.url_to_fs(url)
-    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
-    partial = f"{path}.part"
-    try:
-        with filesystem.open(partial, "wb") as stream, pq.ParquetWriter(stream, schema) as writer:
-            yield writer
-        filesystem.mv(partial, path)
-    finally:
-        if filesystem.exists(partial):
-            filesystem.rm(partial)
 
 
 def _row(task_id: str) -> "sa.Select[Any]":

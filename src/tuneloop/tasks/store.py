@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tuneloop.tasks.tables import tasks
 from tuneloop.tasks.workers import live_workers
 
 FINE_TUNING = "fine_tuning"
+EMBED_ITEMS = "embed_items"
 STATUSES = ("pending", "processing", "done", "canceled", "error")
 NOTHING_COLLECTED = "nothing was collected: there is no session to learn from since the last release"
 
@@ -70,33 +71,33 @@ class TaskStore:
             Conflict: the batch is still collecting, or another request used the idempotency key.
         """
         request = {"method": method, "settings": settings, "batch_id": batch_id, "metadata": metadata}
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
-        try:
-            with self._database.write() as connection:
-                if known := self._by_key(connection, idempotency_key, digest):
-                    return known
-                now = now_micros()
-                row: dict[str, Any] = {
-                    "task_id": new_id(),
-                    "kind": FINE_TUNING,
-                    "method": method,
-                    "status": "pending",
-                    "created_at": now,
-                    "updated_at": now,
-                    "asked_at": now,
-                    "metadata": metadata,
-                    "settings": settings,
-                    "idempotency_key": idempotency_key,
-                    "request_hash": digest,
-                    **self._batch(connection, batch_id),
-                }
-                connection.execute(sa.insert(tasks).values(row))
-                return _one(connection, row["task_id"])
-        except IntegrityError:  # an identical request at the same moment came first
-            with self._database.read() as connection:
-                if known := self._by_key(connection, idempotency_key, digest):
-                    return known
-            raise
+        return self._create(
+            request,
+            lambda connection: {
+                "kind": FINE_TUNING,
+                "method": method,
+                "metadata": metadata,
+                "settings": settings,
+                **self._batch(connection, batch_id),
+            },
+            idempotency_key,
+        )
+
+    def create_embed_items(
+        self, *, asked: Mapping[str, Any], settings: Mapping[str, Any], idempotency_key: str | None = None
+    ) -> TaskRecord:
+        """Ask for the embeddings of all items.
+
+        Args:
+            asked: the request as it came, which the same idempotency key must come with; an alias in it may move.
+            settings: what to do: `model`, `version` (a number), and `output`, when a file was named.
+            idempotency_key: the same key with the same request is the same task.
+
+        Raises:
+            Conflict: another request used the idempotency key.
+        """
+        request = {"kind": EMBED_ITEMS, **asked}
+        return self._create(request, lambda _: {"kind": EMBED_ITEMS, "settings": dict(settings)}, idempotency_key)
 
     def get(self, task_id: str, *, kind: str | None = None) -> TaskRecord:
         """One task.
@@ -147,7 +148,9 @@ class TaskStore:
             record = _one(connection, task_id, kind, lock=True)
             if record.status not in ("canceled", "error"):
                 raise Conflict(f"only canceled and failed tasks can be restarted; task {task_id} is {record.status}")
-            again: dict[str, Any] = {"status": "pending", "detail": None, **self._batch(connection, record.batch_id)}
+            again: dict[str, Any] = {"status": "pending", "detail": None}
+            if record.kind == FINE_TUNING:
+                again |= self._batch(connection, record.batch_id)
             _update(
                 connection,
                 task_id,
@@ -208,6 +211,37 @@ class TaskStore:
         with self._database.read() as connection:
             row = connection.execute(query).one()
         return bool(row.cancel_requested) or row.attempt != attempt
+
+    def _create(
+        self,
+        request: Mapping[str, Any],
+        fill: Callable[[sa.Connection], Mapping[str, Any]],
+        idempotency_key: str | None,
+    ) -> TaskRecord:
+        """The task that a request made, now or before; `fill` gives the fields of its own."""
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
+        try:
+            with self._database.write() as connection:
+                if known := self._by_key(connection, idempotency_key, digest):
+                    return known
+                now = now_micros()
+                row: dict[str, Any] = {
+                    "task_id": new_id(),
+                    "status": "pending",
+                    "created_at": now,
+                    "updated_at": now,
+                    "asked_at": now,
+                    "idempotency_key": idempotency_key,
+                    "request_hash": digest,
+                    **fill(connection),
+                }
+                connection.execute(sa.insert(tasks).values(row))
+                return _one(connection, row["task_id"])
+        except IntegrityError:  # an identical request at the same moment came first
+            with self._database.read() as connection:
+                if known := self._by_key(connection, idempotency_key, digest):
+                    return known
+            raise
 
     def _by_key(self, connection: sa.Connection, key: str | None, digest: str) -> TaskRecord | None:
         if key is None:

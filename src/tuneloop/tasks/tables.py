@@ -9,7 +9,7 @@ tasks = sa.Table(
     metadata,
     sa.Column("seq", Sequence, primary_key=True, autoincrement=True),
     sa.Column("task_id", OwnId, nullable=False, unique=True),
-    sa.Column("kind", sa.String(40), nullable=False),  # fine_tuning, later others
+    sa.Column("kind", sa.String(40), nullable=False),  # fine_tuning, embed_items
     sa.Column("method", sa.Text),
     sa.Column("batch_id", OwnId, sa.ForeignKey("batches.batch_id")),
     sa.Column("status", sa.String(12), nullable=False, index=True),

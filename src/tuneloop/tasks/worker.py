@@ -18,14 +18,16 @@ from tuneloop.database import Database
 from tuneloop.feedback.store import FeedbackStore
 from tuneloop.ids import now_micros
 from tuneloop.methods.registry import discover
+from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.store import StoredModels
 from tuneloop.settings import Settings
 from tuneloop.tasks import workers
+from tuneloop.tasks.embed_items import EmbedItems
 from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.fine_tuning import FineTuning
 from tuneloop.tasks.queue_format import JsonSerializer
 from tuneloop.tasks.snapshots import SnapshotStore
-from tuneloop.tasks.store import TaskRecord, TaskStore
+from tuneloop.tasks.store import EMBED_ITEMS, TaskRecord, TaskStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -60,7 +62,8 @@ class Worker:
         self._database = Database(settings.url)
         self._database.migrate()
         feedback = FeedbackStore(self._database, settle_seconds=settings.session_settle_seconds)
-        self._snapshots = SnapshotStore(self._database, feedback, Catalog(self._database), settings.snapshots)
+        catalog = Catalog(self._database)
+        self._snapshots = SnapshotStore(self._database, feedback, catalog, settings.snapshots)
         self._erasure = Erasure(self._database, feedback, self._snapshots)
         self._store = TaskStore(self._database, feedback)
         registry = discover(settings.plugins)
@@ -72,6 +75,13 @@ class Worker:
             snapshots=self._snapshots,
             stored=StoredModels(self._database),
             registry=registry,
+            worker_id=self._id,
+        )
+        self._embed_items = EmbedItems(
+            settings,
+            store=self._store,
+            catalog=catalog,
+            registry=ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds),
             worker_id=self._id,
         )
         self._enqueued: set[str] = set()
@@ -167,8 +177,11 @@ class Worker:
                 time.sleep(LOOP_SECONDS)
         if task is None:
             return
-        log.info("task begins", task_id=task_id, attempt=attempt, method=task.method)
-        self._fine_tuning.work(task, _durable)
+        log.info("task begins", task_id=task_id, kind=task.kind, attempt=attempt, method=task.method)
+        if task.kind == EMBED_ITEMS:
+            self._embed_items.work(task)
+        else:
+            self._fine_tuning.work(task, _durable)
 
     def _keep_house(self) -> None:
         self._snapshots.scrub()

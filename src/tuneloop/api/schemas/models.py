@@ -92,6 +92,20 @@ class EmbedAnswer(BaseModel):
     model: str
 
 
+class EmbedItemsRequest(Request):
+    """How to embed the catalogue; nothing need be said."""
+
+    output: str | None = Field(
+        None,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*\.parquet$",
+        description="Name of the file below TUNELOOP_EMBEDDINGS_URL; one of this name is replaced. "
+        "By default a new name.",
+        examples=["shop.parquet"],
+    )
+    idempotency_key: ClientId | None = Field(None, description="The same request with the same key is the same task.")
+
+
 class RankItem(BaseModel):
     """A text to rank, with its id; other fields of an item are left aside."""
 

@@ -28,6 +28,9 @@ class Progress(BaseModel):
     runs_total: int | None = None
     epoch: int | None = None
     epochs: int | None = None
+    items_done: int | None = None
+    items_total: int | None = None
+    items_encoded: int | None = Field(None, description="Items that this attempt encoded; the others were known.")
 
 
 class TaskFields(BaseModel):
@@ -59,7 +62,7 @@ class FineTuningTask(TaskFields):
 
 
 class Task(TaskFields):
-    """A task of any kind."""
+    """A task of any kind: `fine_tuning`, `embed_items`."""
 
     kind: str
     fine_tuning_method: str | None = None

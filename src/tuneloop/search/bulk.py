@@ -1,0 +1,276 @@
+"""Many texts to embeddings as fast as the device allows: no training, one side of the model, little padding."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from tuneloop.search.encoder import GROUP_TOKENS, Precision, native_bf16
+from tuneloop.search.tokens import TokenTable, tokenize
+
+Vectors = NDArray[np.float32]
+# Tokens of one forward pass: on a CPU few enough that attention's scores stay near the core.
+BULK_TOKENS = {**GROUP_TOKENS, "cpu": 1024}
+# The fast form must give what the model gives: the cosine of both, on the first texts that are encoded.
+MIN_COSINE = 0.999
+PROBES = 16
+ATTENTION = "tuneloop_bulk"
+NOT_PLAIN = ("position_bias", "softcap", "s_aux", "head_mask")
+# Attention scores that are worked on at once.
+SCORES = 2**21
+LOG2_E = 1.4426950408889634
+LEAST_SUM = 1e-30  # below, numbers lose digits
+
+
+class BulkEncoder:
+    """Encodes texts of one side with a model that is not trained any more. A context manager, which ends its threads.
+
+    On a CPU that multiplies bfloat16 matrices, and on such a GPU, the weights are bfloat16. On a CPU each core takes
+    whole forward passes, since several cores on one small pass mostly wait for each other. Where the fast form does
+    not give the model's own embeddings (mean cosine below 0.999), the model itself is used, in fp32.
+
+    Args:
+        model: a sentence-transformers model, in fp32.
+        side: `query` or `document`.
+        precision: what to compute in; `auto` is bf16 where the device has it.
+        threads: forward passes at the same time; by default one a core on a CPU, and one on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        side: str = "document",
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
+        self._exact = model.to(self.device).eval()
+        self._model = _fast_form(self._exact) if self.bf16 else self._exact
+        self._checked = not self.bf16
+        self._side = side
+        self._budget = BULK_TOKENS[self.device.type]
+        self._workers = _Workers(threads or (torch.get_num_threads() if self.device.type == "cpu" else 1))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._workers.close()
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        check: Callable[[], None] = lambda: None,
+        told: Callable[[int], None] = lambda _: None,
+    ) -> Vectors:
+        """Unit-length embeddings (N, d) float32 in the order of the texts; equal texts are encoded once.
+
+        The more texts at once, the better they fit together.
+
+        Args:
+            texts: any number.
+            check: called often; may raise.
+            told: called with the number of distinct texts that were just encoded.
+        """
+        distinct = list(dict.fromkeys(texts))
+        queries = len(distinct) if self._side == "query" else 0
+        table = tokenize(self._exact, distinct, queries=queries, check=check)
+        if not distinct:
+            return np.zeros((0, self._exact.get_embedding_dimension() or 0), np.float32)
+        if not self._checked:
+            self._compare(table)
+        vectors: Vectors = np.zeros((0, 0), np.float32)
+        groups = list(length_groups(table.lengths, self._budget))
+        for rows, part in self._workers.map(lambda rows: (rows, self._forward(self._model, table, rows)), groups):
+            check()
+            if not len(vectors):
+                vectors = np.empty((len(distinct), part.shape[1]), np.float32)
+            vectors[rows] = part
+            told(len(rows))
+        if len(distinct) == len(texts):
+            return vectors
+        place = {text: row for row, text in enumerate(distinct)}
+        return vectors[[place[text] for text in texts]]
+
+    def _forward(self, model: SentenceTransformer, table: TokenTable, rows: NDArray[np.int64]) -> Vectors:
+        features, _ = table.batch(rows, self._side)
+        moved = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in features.items()}
+        with torch.inference_mode():
+            output: Tensor = model(moved, task=self._side)["sentence_embedding"]
+            if model.truncate_dim is not None:
+                output = output[:, : model.truncate_dim]
+            found: Vectors = normalize(output.float(), dim=1).cpu().numpy()
+        return found
+
+    def _compare(self, table: TokenTable) -> None:
+        """Use the model as it is when its fast form fails, or gives something else."""
+        rows = np.unique(np.linspace(0, len(table) - 1, PROBES).astype(np.int64))
+        try:
+            fast = self._forward(self._model, table, rows)
+            same = float(np.mean(np.sum(fast * self._forward(self._exact, table, rows), axis=1))) >= MIN_COSINE
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            same = False
+        if not same:  # also when it is no number
+            self._model, self.bf16 = self._exact, False
+        self._checked = True
+
+
+def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows for one forward pass each, the longest texts first: of about `budget` tokens, and of nearly one length."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    start = 0
+    while start < len(order):
+        longest = max(int(lengths[order[start]]), 1)
+        end = min(start + max(budget // longest, 1), len(order))
+        # Texts of one length need no mask: stop where the length changes, unless little would be left to do at once.
+        same = start + int(np.count_nonzero(lengths[order[start:end]] == lengths[order[start]]))
+        if (same - start) * longest * 2 >= budget:
+            end = same
+        yield order[start:end]
+        start = end
+
+
+def _fast_form(model: SentenceTransformer) -> SentenceTransformer:
+    """A copy with bfloat16 weights; on a CPU they are packed, and attention is one that fits small batches."""
+    fast = copy.deepcopy(model).bfloat16()
+    if next(fast.parameters()).device.type == "cpu":
+        for module in fast.modules():
+            if isinstance(module, PreTrainedModel):
+                try:
+                    module.set_attn_implementation(ATTENTION)
+                except ValueError:  # a model with attention of its own
+                    module.set_attn_implementation("eager")
+                _pack(module)
+    return fast
+
+
+def _pack(module: nn.Module) -> None:
+    """Put the weights of linear layers into the order in which the processor reads them, once."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, _PackedLinear(child))
+
+
+class _PackedLinear(nn.Module):
+    """A linear layer for inference, as PyTorch's own compiler makes it."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), BULK_TOKENS["cpu"])
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(features, self.weight, self.bias, "none", [], "")
+        return output
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention of (B, heads, L, d), a few texts at a time, so that their scores stay in the core's cache.
+
+    The softmax leaves out the search for each row's maximum, which takes longer than all else in it. Where that
+    overflows, or next to nothing is left of a row, the usual one is taken.
+    """
+    if any(more.get(name) is not None for name in NOT_PLAIN):
+        raise TypeError("this attention is more than a softmax of products")
+    batch, heads, length, width = query.shape
+    if heads > key.shape[1]:  # keys and values that heads share
+        key, value = (each.repeat_interleave(heads // key.shape[1], 1) for each in (key, value))
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    scale = width**-0.5 if scaling is None else scaling
+    output = value.new_empty(batch, length, heads, value.shape[3])
+    few = max(SCORES // (heads * length * key.shape[2]), 1)
+    for start in range(0, batch, few):
+        part = slice(start, start + few)
+        rows, columns, values = (each[part].flatten(0, 1) for each in (query, key, value))
+        columns = columns.transpose(1, 2)
+        bias, beta = query.new_zeros(1, 1, 1), 0.0
+        if attention_mask is not None:
+            bias, beta = attention_mask[part].expand(-1, heads, length, -1).flatten(0, 1), 1.0
+        powers = torch.baddbmm(bias, rows, columns, beta=beta * LOG2_E, alpha=scale * LOG2_E).exp2_()
+        sums = powers.sum(-1, keepdim=True)
+        if bool(((sums > LEAST_SUM) & (sums < torch.inf)).all()):
+            found = torch.bmm(powers, values).div_(sums)
+        else:
+            found = torch.bmm(torch.baddbmm(bias, rows, columns, beta=beta, alpha=scale).softmax(-1), values)
+        output[part] = found.view(-1, heads, length, value.shape[3]).transpose(1, 2)
+    return output, None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+class _Workers:
+    """Threads that each compute on one core."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="embed") if count > 1 else None
+        if self._pool is not None:
+            ready = threading.Barrier(count + 1)
+            for _ in range(count):
+                self._pool.submit(_one_core, ready)
+            before = torch.get_num_threads()
+            ready.wait()
+            torch.set_num_threads(before)  # what threads that begin from now on start with
+
+    def map(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+        """The answers, in any order; few wait at a time, so that whoever takes them can stop soon."""
+        if self._pool is None:
+            yield from map(work, jobs)
+            return
+        waiting = [self._pool.submit(work, job) for job in jobs[: 2 * self._count]]
+        rest = iter(jobs[2 * self._count :])
+        try:
+            while waiting:
+                answer = waiting.pop(0).result()
+                if (job := next(rest, None)) is not None:
+                    waiting.append(self._pool.submit(work, job))
+                yield answer
+        finally:
+            for each in waiting:
+                each.cancel()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _one_core(ready: threading.Barrier) -> None:
+    torch.get_num_threads()  # PyTorch first gives a new thread the common number; only then may it have its own
+    torch.set_num_threads(1)
+    ready.wait()

@@ -1,0 +1,126 @@
+"""Many texts at once: the model's own embeddings, whatever makes it fast."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+
+from support.models import FILLERS, ITEM_WORDS, build_tiny_model
+from tuneloop.search import bulk
+from tuneloop.search.bulk import BulkEncoder, length_groups
+from tuneloop.search.model import load_model
+
+
+def make_texts(count: int) -> list[str]:
+    chance = np.random.default_rng(0)
+    return [" ".join(chance.choice(ITEM_WORDS + FILLERS, chance.integers(1, 25))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_embeddings_are_the_models_own(tiny_model, precision, threads):
+    texts = make_texts(300)
+    texts += ["", texts[0], texts[7]]
+    expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
+    with BulkEncoder(load_model(tiny_model), precision=precision, threads=threads) as encoder:
+        vectors = encoder.encode(texts)
+        assert encoder.bf16 == (precision == "bf16")  # the fast form was not found wanting
+        assert encoder.encode([]).shape == (0, 32)
+    assert vectors.dtype == np.float32 and vectors.shape == (303, 32)
+    cosines = np.sum(vectors * expected, axis=1)
+    assert cosines.mean() > (0.999999 if precision == "fp32" else 0.999)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(vectors[0], vectors[-2])
+
+
+def test_threads_leave_the_others_their_cores(tiny_model):
+    before = torch.get_num_threads()
+    with BulkEncoder(load_model(tiny_model), threads=2) as encoder:
+        encoder.encode(make_texts(20))
+        found = []
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+    assert (torch.get_num_threads(), found) == (before, [before])
+
+
+@pytest.mark.parametrize("change", [1.0, float("nan")])
+def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypatch, change):
+    texts = make_texts(50)
+    expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
+
+    def wrong(model):
+        fast = fast_form(model)
+        with torch.no_grad():
+            for parameter in fast.parameters():
+                parameter.add_(change * torch.randn_like(parameter))
+        return fast
+
+    fast_form = bulk._fast_form
+    monkeypatch.setattr(bulk, "_fast_form", wrong)
+    with BulkEncoder(load_model(tiny_model), precision="bf16", threads=1) as encoder:
+        np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+        assert not encoder.bf16
+
+
+def test_each_side_has_its_encoder(tiny_model, tmp_path):
+    texts = make_texts(40)
+    query = SentenceTransformer(str(build_tiny_model(tmp_path / "query", seed=1)), device="cpu")
+    item = SentenceTransformer(str(tiny_model), device="cpu")
+    both = SentenceTransformer(
+        modules=[Router.for_query_document(query_modules=list(query), document_modules=list(item))], device="cpu"
+    )
+    for side, single in (("query", query), ("document", item)):
+        expected = single.encode(texts, normalize_embeddings=True)
+        with BulkEncoder(both, side=side, precision="bf16", threads=1) as encoder:
+            assert np.sum(encoder.encode(texts) * expected, axis=1).min() > 0.99
+
+
+def test_it_can_be_stopped_and_says_how_far_it_is(tiny_model):
+    texts = make_texts(400)
+    told: list[int] = []
+
+    class Stopped(Exception):
+        pass
+
+    def check():
+        if sum(told) > 50:
+            raise Stopped
+
+    with BulkEncoder(load_model(tiny_model), threads=2) as encoder:
+        with pytest.raises(Stopped):
+            encoder.encode(texts, check=check, told=told.append)
+        assert 50 < sum(told) < 400
+        told.clear()
+        encoder.encode(texts, told=told.append)
+        assert sum(told) == len(set(texts))
+
+
+def test_groups_pad_little_and_hold_every_text_once():
+    lengths = np.random.default_rng(0).integers(1, 257, 4000)
+    groups = list(length_groups(lengths, 1024))
+    assert sorted(np.concatenate(groups)) == list(range(4000))
+    padded = sum(len(rows) * lengths[rows].max() for rows in groups)
+    assert padded < 1.02 * lengths.sum()
+    assert all(len(rows) * lengths[rows].max() <= 1024 for rows in groups)
+    assert len(groups) < 1.8 * lengths.sum() / 1024
+    assert [list(rows) for rows in length_groups(np.array([5000, 0]), 1024)] == [[0], [1]]
+
+
+@pytest.mark.parametrize("scale", [1, 30, 3000])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_that_of_pytorch_however_large_the_scores(scale, masked):
+    """Fewer heads of keys than of queries, too; at the largest scale powers of two overflow, or nothing is left."""
+    torch.manual_seed(0)
+    query = torch.randn(3, 6, 40, 8) * scale
+    key, value = torch.randn(3, 2, 40, 8), torch.randn(3, 2, 40, 8)
+    mask = torch.zeros(3, 1, 40, 40)
+    mask[1, :, :, 30:] = torch.finfo(torch.float32).min
+    found, _ = bulk._attention(torch.nn.Module(), query, key, value, mask if masked else None, scaling=0.3)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask if masked else None, scale=0.3, enable_gqa=True
+    )
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-4, rtol=1e-4)
