@@ -242,8 +242,8 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         context.progress("measuring the start model")
         encoder = Encoder(model, tokens, precision=self.settings.precision)
         cache = PrefixCache(start_model.parent, max_bytes=context.cache_bytes)
-        # Most runs fix as many layers: what they need is computed once, here.
         fixed = self._embed_fixed_sides(encoder, context)
+        # Most runs fix as many layers: what they need is computed once, here.
         encoder.fix_layers(self.default_params()["num_fixed_layers"], cache, check=context.check)
         evaluator = Evaluator(
             training,

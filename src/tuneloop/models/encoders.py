@@ -53,12 +53,10 @@ class Encoder(ABC):
             check: called often; may raise.
             told: called with the number of distinct texts that were just encoded.
         """
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
+        if not texts:
             return np.zeros((0, 0), np.float32)
         with self._turn:
-            vectors = self._encode_many(distinct, kind, check, told)
-        return _spread(vectors, distinct, texts)
+            return self._encode_many(texts, kind, check, told)
 
     def close(self) -> None:
         """End what encoding started."""
@@ -69,16 +67,16 @@ class Encoder(ABC):
         """The embeddings of distinct texts, of any length, as something like an array."""
 
     def _encode_many(
-        self, texts: list[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
+        self, texts: Sequence[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
     ) -> Vectors:
-        """The embeddings of distinct texts, of unit length."""
-        parts = []
-        for start in range(0, len(texts), CHUNK):
+        """The embeddings of the texts, of unit length; equal ones are encoded once."""
+        distinct, parts = list(dict.fromkeys(texts)), []
+        for start in range(0, len(distinct), CHUNK):
             check()
-            chunk = texts[start : start + CHUNK]
+            chunk = distinct[start : start + CHUNK]
             parts.append(_unit(self._encode(chunk, kind), len(chunk)))
             told(len(chunk))
-        return np.concatenate(parts)
+        return _spread(np.concatenate(parts), distinct, texts)
 
 
 class SentenceTransformersEncoder(Encoder):
@@ -99,7 +97,7 @@ class SentenceTransformersEncoder(Encoder):
         return encode(texts, convert_to_numpy=True, show_progress_bar=False)
 
     def _encode_many(
-        self, texts: list[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
+        self, texts: Sequence[str], kind: Kind, check: Callable[[], None], told: Callable[[int], None]
     ) -> Vectors:
         from tuneloop.search.bulk import BulkEncoder
 

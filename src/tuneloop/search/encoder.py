@@ -116,7 +116,7 @@ class Encoder:
             How many layers are fixed: 0 when the model has no stack of layers, or there are no texts.
         """
         self._stop_replay()
-        sides = [side for side in (SIDES if self.two else SIDES[1:]) if side not in self._fixed]
+        sides = self._encoded_sides()
         if not len(self.tokens) or not sides:
             return 0
         depth = max(0, min(depth, min(len(self.stacks[side]) for side in sides) - 1))
@@ -187,6 +187,10 @@ class Encoder:
         with torch.no_grad():
             return self.stacks[side].below({key: self._to_device(value) for key, value in features.items()}, self.depth)
 
+    def _encoded_sides(self) -> list[str]:
+        """The sides that an encoder of their own encodes; `document` stands for both where there is one encoder."""
+        return [side for side in (SIDES if self.two else SIDES[1:]) if side not in self._fixed]
+
     def _first(self, side: str) -> int:
         """The first row of a side."""
         return 0 if side == "query" else self.tokens.queries
@@ -230,9 +234,8 @@ class Encoder:
 
     def _start_replay(self, hidden: Tensor) -> None:
         self._hidden = hidden
-        for side in SIDES if self.two else SIDES[1:]:
-            if side not in self._fixed:
-                self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
+        for side in self._encoded_sides():
+            self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
         if not self.two:
             self._replay["query"] = self._replay["document"]
 
