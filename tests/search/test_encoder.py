@@ -140,9 +140,12 @@ def test_gradients_through_the_cache_are_those_without_it(tmp_path):
 
 def test_each_distinct_text_goes_through_the_model_once(tmp_path):
     plain = build(tmp_path, "bert")
+    encoder = encoder_of(plain)
     seen = []
-    plain[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]["input_ids"])))
-    embed(encoder_of(plain))
+    plain[0].model.embeddings.word_embeddings.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0]))
+    )
+    embed(encoder)
     assert sum(seen) == len(TEXTS)
 
 

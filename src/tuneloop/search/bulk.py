@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from tuneloop.search.encoder import GROUP_TOKENS, Precision, native_bf16
+from tuneloop.search.lanes import Lanes
 from tuneloop.search.tokens import TokenTable, tokenize
 
 Vectors = NDArray[np.float32]
@@ -64,7 +63,7 @@ class BulkEncoder:
         self._checked = not self.bf16
         self._side = side
         self._budget = BULK_TOKENS[self.device.type]
-        self._workers = _Workers(threads or (torch.get_num_threads() if self.device.type == "cpu" else 1))
+        self._lanes = Lanes(threads or (torch.get_num_threads() if self.device.type == "cpu" else 1))
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +75,7 @@ class BulkEncoder:
 
     def close(self) -> None:
         """End the threads."""
-        self._workers.close()
+        self._lanes.close()
 
     def encode(
         self,
@@ -103,7 +102,7 @@ class BulkEncoder:
             self._compare(table)
         vectors: Vectors = np.zeros((0, 0), np.float32)
         groups = list(length_groups(table.lengths, self._budget))
-        for rows, part in self._workers.map(lambda rows: (rows, self._forward(self._model, table, rows)), groups):
+        for rows, part in self._lanes.map(lambda rows: (rows, self._forward(self._model, table, rows)), groups):
             check()
             if not len(vectors):
                 vectors = np.empty((len(distinct), part.shape[1]), np.float32)
@@ -231,46 +230,3 @@ def _attention(
 
 AttentionInterface.register(ATTENTION, _attention)
 AttentionMaskInterface.register(ATTENTION, eager_mask)
-
-
-class _Workers:
-    """Threads that each compute on one core."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="embed") if count > 1 else None
-        if self._pool is not None:
-            ready = threading.Barrier(count + 1)
-            for _ in range(count):
-                self._pool.submit(_one_core, ready)
-            before = torch.get_num_threads()
-            ready.wait()
-            torch.set_num_threads(before)  # what threads that begin from now on start with
-
-    def map(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        """The answers, in any order; few wait at a time, so that whoever takes them can stop soon."""
-        if self._pool is None:
-            yield from map(work, jobs)
-            return
-        waiting = [self._pool.submit(work, job) for job in jobs[: 2 * self._count]]
-        rest = iter(jobs[2 * self._count :])
-        try:
-            while waiting:
-                answer = waiting.pop(0).result()
-                if (job := next(rest, None)) is not None:
-                    waiting.append(self._pool.submit(work, job))
-                yield answer
-        finally:
-            for each in waiting:
-                each.cancel()
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-
-def _one_core(ready: threading.Barrier) -> None:
-    torch.get_num_threads()  # PyTorch first gives a new thread the common number; only then may it have its own
-    torch.set_num_threads(1)
-    ready.wait()

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from tuneloop.search.cache import PrefixCache
+from tuneloop.search.fused import FusedEncoder, NotFusible
 from tuneloop.search.layers import LayerStack
 from tuneloop.search.model import SIDES, encoder_modules
 from tuneloop.search.tokens import TokenTable
@@ -26,6 +27,8 @@ Check = Callable[[], None]
 GROUP_TOKENS = {"cpu": 2048, "cuda": 32768}
 # A pass may end early rather than pad texts to more than this times their length.
 MAX_PADDING = 1.2
+# A faster way of computing must give the model's own embeddings: the least cosine of both.
+MIN_COSINE = 0.999
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -63,6 +66,9 @@ class Encoder:
         model.to(self.device).eval()
         if self.bf16 and self.device.type == "cpu":
             self._use_plain_attention()
+        self._fused = {side: self._fuse(side) for side in (SIDES if self.two else SIDES[1:])}
+        if not self.two:
+            self._fused["query"] = self._fused["document"]
 
     def encode(self, rows: NDArray[np.int64], *, max_length: int | None = None, check: Check = lambda: None) -> Tensor:
         """Unit-length embeddings (B, d) float32 of distinct rows, in their order; with gradients where enabled.
@@ -70,24 +76,50 @@ class Encoder:
         At most `max_length` tokens of each text are read. `check` is called between forward passes and may raise.
         """
         parts, places = [], []
-        for side, chosen in self._groups(rows, max_length):
-            check()
-            places.append(chosen)
+        for side, chosen in self._sides(rows):
             if side in self._fixed:
+                check()
                 embeddings, head = self._fixed[side]
-                parts.append(head(embeddings[torch.from_numpy(rows[chosen] - self._first(side))].to(self.device)))
-                continue
-            features, place = self.tokens.batch(rows[chosen], side, max_length=max_length)
-            features = {key: self._to_device(value) for key, value in features.items()}
+                part = head(embeddings[torch.from_numpy(rows[chosen] - self._first(side))].to(self.device))
+            elif (fused := self._fused[side]) is not None:
+                part = fused.encode(
+                    self.tokens,
+                    rows[chosen],
+                    side,
+                    depth=self.depth,
+                    hidden=self._hidden,
+                    max_length=max_length,
+                    check=check,
+                )
+            else:
+                part, chosen = self._encode_padded(rows, side, chosen, max_length, check)
+            parts.append(self._truncated(part))
+            places.append(chosen)
+        if not parts:
+            return torch.zeros(0, self.model.get_embedding_dimension() or 0, device=self.device)
+        back = np.argsort(np.concatenate(places))
+        return normalize(torch.cat([part.float() for part in parts]), dim=1)[torch.from_numpy(back).to(self.device)]
+
+    def _encode_padded(
+        self,
+        rows: NDArray[np.int64],
+        side: str,
+        chosen: NDArray[np.int64],
+        max_length: int | None,
+        check: Check,
+    ) -> tuple[Tensor, NDArray[np.int64]]:
+        """Embeddings by the model's own code, of padded texts of similar length, and which texts they are of."""
+        parts, places = [], []
+        for group in self._groups(rows, chosen, max_length):
+            check()
+            places.append(group)
+            features, place = self._features(rows[group], side, max_length)
             if self._hidden is None:
                 parts.append(self._forward(side, features))
             else:
                 hidden = self._hidden.index_select(0, place.flatten()).view(*place.shape, -1).to(self.device)
                 parts.append(self._replay[side](features, hidden if self.bf16 else hidden.float()))
-        if not parts:
-            return torch.zeros(0, self.model.get_embedding_dimension() or 0, device=self.device)
-        back = np.argsort(np.concatenate(places))
-        return normalize(torch.cat([part.float() for part in parts]), dim=1)[torch.from_numpy(back).to(self.device)]
+        return torch.cat([part.float() for part in parts]), np.concatenate(places)
 
     def embed_side(self, side: str, *, check: Check = lambda: None) -> Tensor:
         """The embeddings of all texts of one side, (N, d) float32 on the CPU, without gradients."""
@@ -122,8 +154,7 @@ class Encoder:
         depth = max(0, min(depth, min(len(self.stacks[side]) for side in sides) - 1))
         rows = {"query": np.arange(min(1, self.tokens.queries)), "document": np.arange(len(self.tokens))[-1:]}
         for side in sides:
-            features, _ = self.tokens.batch(rows[side] if len(rows[side]) else np.arange(1), side)
-            features = {key: self._to_device(value) for key, value in features.items()}
+            features, _ = self._features(rows[side] if len(rows[side]) else np.arange(1), side)
             try:
                 self.stacks[side].freeze_below(features, depth)
             except TypeError:  # no plain stack of layers: all of them are trained
@@ -180,12 +211,15 @@ class Encoder:
     def _forward(self, side: str, features: dict[str, Any]) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             output: Tensor = self.model(dict(features), task=side)["sentence_embedding"]
-        return output if self.model.truncate_dim is None else output[:, : self.model.truncate_dim]
+        return output
+
+    def _truncated(self, embeddings: Tensor) -> Tensor:
+        return embeddings if self.model.truncate_dim is None else embeddings[:, : self.model.truncate_dim]
 
     def _below(self, side: str, rows: NDArray[np.int64]) -> Tensor:
-        features, _ = self.tokens.batch(rows, side)
+        features, _ = self._features(rows, side)
         with torch.no_grad():
-            return self.stacks[side].below({key: self._to_device(value) for key, value in features.items()}, self.depth)
+            return self.stacks[side].below(features, self.depth)
 
     def _encoded_sides(self) -> list[str]:
         """The sides that an encoder of their own encodes; `document` stands for both where there is one encoder."""
@@ -198,63 +232,74 @@ class Encoder:
     def _to_device(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, Tensor) else value
 
-    def _groups(
-        self, rows: NDArray[np.int64], max_length: int | None = None
-    ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Indices into `rows` of one side and of similar length, for one forward pass each."""
-        budget = GROUP_TOKENS[self.device.type]
+    def _features(
+        self, rows: NDArray[np.int64], side: str, max_length: int | None = None
+    ) -> tuple[dict[str, Any], Tensor]:
+        """What `TokenTable.batch` gives, the features on the device."""
+        features, place = self.tokens.batch(rows, side, max_length=max_length)
+        return {key: self._to_device(value) for key, value in features.items()}, place
+
+    def _sides(self, rows: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Indices into `rows` of each side; `document` stands for both where they are encoded alike."""
         is_query = rows < self.tokens.queries
-        sides = [("query", np.flatnonzero(is_query)), ("document", np.flatnonzero(~is_query))]
         if not self.two and self.tokens.extras["query"] == self.tokens.extras["document"]:
-            sides = [("document", np.arange(len(rows)))]
-        for side, chosen in sides:
-            lengths = np.minimum(self.tokens.lengths[rows[chosen]], max_length or np.iinfo(np.int64).max)
-            order = np.argsort(lengths, kind="stable")[::-1]
-            start = 0
-            while start < len(order):
-                longest = max(int(lengths[order[start]]), 1)
-                end = min(start + max(budget // longest, 1), len(order))
-                too_short = np.flatnonzero(lengths[order[start:end]] * MAX_PADDING < longest)
-                if len(too_short) and too_short[0] * longest * 4 >= budget:
-                    end = start + int(too_short[0])
-                yield side, chosen[order[start:end]]
-                start = end
+            is_query = np.zeros(len(rows), bool)
+        for side, chosen in zip(SIDES, (np.flatnonzero(is_query), np.flatnonzero(~is_query)), strict=True):
+            if len(chosen):
+                yield side, chosen
+
+    def _groups(
+        self, rows: NDArray[np.int64], chosen: NDArray[np.int64], max_length: int | None = None
+    ) -> Iterator[NDArray[np.int64]]:
+        """Those of the chosen indices into `rows` that are of similar length, for one forward pass each."""
+        budget = GROUP_TOKENS[self.device.type]
+        lengths = np.minimum(self.tokens.lengths[rows[chosen]], max_length or np.iinfo(np.int64).max)
+        order = np.argsort(lengths, kind="stable")[::-1]
+        start = 0
+        while start < len(order):
+            longest = max(int(lengths[order[start]]), 1)
+            end = min(start + max(budget // longest, 1), len(order))
+            too_short = np.flatnonzero(lengths[order[start:end]] * MAX_PADDING < longest)
+            if len(too_short) and too_short[0] * longest * 4 >= budget:
+                end = start + int(too_short[0])
+            yield chosen[order[start:end]]
+            start = end
 
     # -- the layers below
 
     def _fill(self, hidden: Tensor, *, check: Check) -> None:
         rows = np.arange(len(self.tokens))
-        for side, chosen in self._groups(rows):
-            check()
+        for side, chosen in self._sides(rows):
             if side in self._fixed:
                 continue
-            features, place = self.tokens.batch(chosen, side)
-            real = features["attention_mask"].bool()
-            hidden[place[real]] = self._below(side, chosen)[real.to(self.device)].to("cpu", torch.bfloat16)
+            if (fused := self._fused[side]) is not None:
+                fused.fill(hidden, self.tokens, rows[chosen], side, depth=self.depth, check=check)
+                continue
+            for group in self._groups(rows, chosen):
+                check()
+                features, place = self.tokens.batch(group, side)
+                real = features["attention_mask"].bool()
+                hidden[place[real]] = self._below(side, group)[real.to(self.device)].to("cpu", torch.bfloat16)
 
     def _start_replay(self, hidden: Tensor) -> None:
         self._hidden = hidden
         for side in self._encoded_sides():
-            self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
-        if not self.two:
+            if self._fused[side] is None:
+                self._replay[side] = self._exits.enter_context(self.stacks[side].replay(self.depth))
+        if not self.two and self._replay:
             self._replay["query"] = self._replay["document"]
 
     def _stop_replay(self) -> None:
         self._exits.close()
-        self._replay, self._hidden = {}, None
+        self._replay, self._hidden, self.depth = {}, None, 0
 
     def _can_replay(self, depth: int) -> bool:
         """Whether hidden states of texts by themselves, replayed in one padded batch, give the usual embeddings."""
-        probes = {"query": np.arange(self.tokens.queries), "document": np.arange(self.tokens.queries, len(self.tokens))}
         for side in SIDES:
-            if side in self._fixed:
+            rows = self._probes(side)
+            if side in self._fixed or self._fused[side] is not None or self.tokens.flat or not len(rows):
                 continue
-            rows = probes[side][np.argsort(self.tokens.lengths[probes[side]], kind="stable")]
-            rows = np.unique(rows[[0, len(rows) // 2, -1]]) if len(rows) else rows
-            if self.tokens.flat or not len(rows):
-                continue
-            features, place = self.tokens.batch(rows, side)
-            features = {key: self._to_device(value) for key, value in features.items()}
+            features, place = self._features(rows, side)
             real = features["attention_mask"].bool()
             with torch.no_grad():
                 expected = self._forward(side, features).float()
@@ -263,9 +308,31 @@ class Encoder:
                 padded[real] = hidden
                 with self.stacks[side].replay(depth) as replay:
                     found = replay(features, padded).float()
-            if torch.cosine_similarity(expected, found).min() < 0.999:
+            if torch.cosine_similarity(expected, found).min() < MIN_COSINE:
                 return False
         return True
+
+    def _fuse(self, side: str) -> FusedEncoder | None:
+        """The faster form of a side's encoder: on a CPU, where the model has BERT's layers and embeddings agree."""
+        rows = self._probes(side)
+        if self.device.type != "cpu" or self.tokens.flat or not len(rows):
+            return None
+        try:
+            fused = FusedEncoder(self.modules[side], torch.bfloat16 if self.bf16 else torch.float32)
+            with torch.no_grad():
+                found = fused.encode(self.tokens, rows, side)
+                expected = self._forward(side, self._features(rows, side)[0]).float()
+        except (NotFusible, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            return None
+        return fused if torch.cosine_similarity(expected, found).min() >= MIN_COSINE else None
+
+    def _probes(self, side: str) -> NDArray[np.int64]:
+        """A short, a middling and a long text of a side."""
+        rows = (
+            np.arange(len(self.tokens))[self._first(side) :] if side == "document" else np.arange(self.tokens.queries)
+        )
+        rows = rows[np.argsort(self.tokens.lengths[rows], kind="stable")]
+        return np.unique(rows[[0, len(rows) // 2, -1]]) if len(rows) else rows
 
     def _use_plain_attention(self) -> None:
         """Attention as three products: in bfloat16 on a CPU twice as fast to train as PyTorch's fused kernel."""

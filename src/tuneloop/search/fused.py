@@ -1,0 +1,452 @@
+"""BERT's layers written out, forward and backward, over tokens without padding: what the model's own code computes, in
+fewer passes over memory, each core with texts of its own.
+
+On a CPU that is several times as fast to train as the modules are: no padding, no mask, no conversion between bfloat16
+and fp32 around each operation, one product for query, key and value, and no thread waits for another within a layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear
+from transformers.activations import GELUActivation
+
+from tuneloop.search.lanes import Lanes
+from tuneloop.search.layers import find_layers
+from tuneloop.search.tokens import TokenTable
+
+# Tokens of one forward pass: enough for efficient products, few enough that what a layer keeps stays near the core.
+PASS_TOKENS = 1200
+# Tokens that are in memory at once when nothing is learnt from them.
+PORTION_TOKENS = 32768
+Check = Callable[[], None]
+
+
+class NotFusible(TypeError):
+    """The encoder is not made of BERT's layers."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Texts of one forward pass: which of the texts, which of their tokens, and their lengths, the longest first."""
+
+    texts: slice
+    tokens: slice
+    lengths: NDArray[np.int64]
+
+    @property
+    def blocks(self) -> Iterator[tuple[slice, int, int]]:
+        """Runs of texts of one length: their tokens, counted from the first of the pass, how many texts, the length."""
+        start = 0
+        lengths, counts = np.unique(self.lengths, return_counts=True)
+        for length, count in zip(lengths[::-1].tolist(), counts[::-1].tolist(), strict=True):
+            yield slice(start, start + count * length), count, length
+            start += count * length
+
+
+class FusedEncoder:
+    """A text encoder of BERT's layers, as `TokenTable` rows to embeddings.
+
+    Args:
+        module: the encoder: a transformer and what comes after it, such as pooling.
+        dtype: what the layers compute in; gradients and embeddings are fp32.
+
+    Raises:
+        NotFusible: the encoder has other layers.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        transformer, *self._tail = module.children()
+        self._dtype = dtype
+        try:
+            self._embeddings: Any = transformer.model.embeddings  # type: ignore[union-attr]
+            self._layers = [_Layer(layer) for layer in find_layers(module)]
+        except AttributeError as error:
+            raise NotFusible(str(error)) from error
+        if not self._layers:
+            raise NotFusible("there are no layers")
+        self._tail_parameters = [parameter for each in self._tail for parameter in each.parameters()]
+
+    def encode(
+        self,
+        tokens: TokenTable,
+        rows: NDArray[np.int64],
+        side: str,
+        *,
+        depth: int = 0,
+        hidden: Tensor | None = None,
+        max_length: int | None = None,
+        check: Check = lambda: None,
+    ) -> Tensor:
+        """Embeddings (B, d) float32 of rows, not yet of unit length; with gradients where enabled.
+
+        Args:
+            tokens: the texts.
+            rows: which of them.
+            side: what they are.
+            depth: layers that are not trained.
+            hidden: the hidden states above these of all tokens of the table, (T, H), when they are known.
+            max_length: tokens of a text to read, at most.
+            check: called between forward passes without gradients; may raise.
+        """
+        lengths = np.minimum(tokens.lengths[rows], max_length or np.iinfo(np.int64).max)
+        order = np.argsort(-lengths, kind="stable")
+        learning = torch.is_grad_enabled()
+        found = []
+        for part in _split(lengths[order], np.inf if learning else PORTION_TOKENS):
+            check()
+            chosen = rows[order[part.texts]]
+            if hidden is None:
+                states = self._states(tokens, chosen, side, part.lengths, depth)
+            else:
+                states = hidden[_places(tokens, chosen, part.lengths)].to(self._dtype)
+            run = _Run(self, part.lengths, self._layers[depth:], tokens.extras[side])
+            if learning:
+                parameters = [each for layer in run.layers for each in layer.parameters] + self._tail_parameters
+                found.append(_Learn.apply(run, states, *parameters))  # type: ignore[no-untyped-call]
+            else:
+                found.append(run.forward(states, learning=False))
+        back = torch.from_numpy(np.argsort(order))
+        return torch.cat(found)[back] if found else torch.zeros(0, 0)
+
+    def fill(
+        self,
+        hidden: Tensor,
+        tokens: TokenTable,
+        rows: NDArray[np.int64],
+        side: str,
+        *,
+        depth: int,
+        check: Check = lambda: None,
+    ) -> None:
+        """Write the hidden states above the first `depth` layers of all tokens of rows to their places in (T, H)."""
+        order = np.argsort(-tokens.lengths[rows], kind="stable")
+        for part in _split(tokens.lengths[rows[order]], PORTION_TOKENS):
+            check()
+            chosen = rows[order[part.texts]]
+            with torch.no_grad():
+                states = self._states(tokens, chosen, side, part.lengths, depth)
+            hidden[_places(tokens, chosen, part.lengths)] = states.to(hidden.dtype)
+
+    def _states(
+        self, tokens: TokenTable, rows: NDArray[np.int64], side: str, lengths: NDArray[np.int64], depth: int
+    ) -> Tensor:
+        """The hidden states of the tokens of rows above the first `depth` layers; with gradients when that is 0."""
+        features, _ = tokens.batch(rows, side, max_length=int(lengths.max(initial=1)))
+        real = features["attention_mask"].bool()
+        named = {name: features[name] for name in ("input_ids", "token_type_ids") if name in features}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not depth):
+            states: Tensor = self._embeddings(**named)[real].to(self._dtype)
+        if depth:
+            states = _Run(self, lengths, self._layers[:depth], {}, tail=False).forward(states, learning=False)
+        return states
+
+    def finish(self, states: Tensor, lengths: NDArray[np.int64], extras: dict[str, Any]) -> Tensor:
+        """What comes after the layers: hidden states (T, H) of texts to embeddings (B, d), float32."""
+        longest = int(lengths.max(initial=1))
+        real = torch.from_numpy(np.arange(longest)[None, :] < lengths[:, None])
+        padded = states.new_zeros(len(lengths) * longest, states.shape[1])
+        place = torch.from_numpy(np.flatnonzero(real.numpy()))
+        padded = padded.index_copy(0, place, states).view(len(lengths), longest, -1)
+        features: dict[str, Any] = {**extras, "token_embeddings": padded, "attention_mask": real.long()}
+        for module in self._tail:
+            features = module(features)
+        embeddings: Tensor = features["sentence_embedding"]
+        return embeddings
+
+
+class _Run:
+    """Some layers over some texts, forward and, if asked for, backward: each core has texts of its own."""
+
+    def __init__(
+        self,
+        encoder: FusedEncoder,
+        lengths: NDArray[np.int64],
+        layers: Sequence[_Layer],
+        extras: dict[str, Any],
+        *,
+        tail: bool = True,
+    ) -> None:
+        self.layers = layers
+        self._encoder = encoder
+        self._extras = extras
+        self._tail = tail
+        self._weights = [layer.weights(encoder._dtype) for layer in layers]
+        self._lanes = _lanes(torch.get_num_threads())
+        total = int(lengths.sum())
+        # As many passes for each core, of as many tokens.
+        passes = max(-(-total // (PASS_TOKENS * self._lanes.count)), 1) * self._lanes.count
+        self._passes = list(_split(lengths, max(total / passes, 1.0)))
+        self._kept: list[Any] = []
+
+    def forward(self, states: Tensor, *, learning: bool) -> Tensor:
+        """Hidden states (T, H) to embeddings (B, d), or without a tail to hidden states (T, H)."""
+        with torch.no_grad():
+            answers = list(
+                self._lanes.map(lambda part: self._forward(states[part.tokens], part, learning), self._passes)
+            )
+        if learning:
+            self._kept = [kept for _, kept in answers]
+        return torch.cat([found for found, _ in answers])
+
+    def _forward(self, states: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
+        kept = []
+        # Grad mode belongs to a thread.
+        with torch.no_grad():
+            for weights in self._weights:
+                states, layer_kept = weights.forward(states, part, learning)
+                kept.append(layer_kept)
+        if not self._tail:
+            return states, None
+        states = states.float().requires_grad_(learning)
+        with torch.set_grad_enabled(learning):
+            embeddings = self._encoder.finish(states, part.lengths, self._extras)
+        return embeddings.detach().float(), (kept, states, embeddings) if learning else None
+
+    def backward(self, gradient: Tensor, *, states_too: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """From the gradient of the embeddings to those of the hidden states, if wanted, and of all parameters."""
+        count = self._lanes.count
+        # The same passes on the same core each time: sums of the same numbers in the same order.
+        jobs = [range(first, len(self._passes), count) for first in range(min(count, len(self._passes)))]
+        below: list[Tensor | None] = [None] * len(self._passes)
+
+        def work(places: range) -> list[Tensor]:
+            total: list[Tensor] = []
+            for place in places:
+                part = self._passes[place]
+                below[place], found = self._backward(gradient[part.texts], part, self._kept[place], states_too)
+                self._kept[place] = None
+                _add(total, found)
+            return total
+
+        total: list[Tensor] = []
+        for found in self._lanes.map(work, jobs):
+            _add(total, found)
+        layers, tail = total[: 12 * len(self.layers)], total[12 * len(self.layers) :]
+        gradients = [
+            each
+            for place, layer in enumerate(self.layers)
+            for each in layer.gradients(layers[12 * place : 12 * place + 12])
+        ]
+        return (torch.cat([each for each in below if each is not None]) if states_too else None), gradients + tail
+
+    def _backward(
+        self, gradient: Tensor, part: _Pass, kept: Any, states_too: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        layers_kept, states, embeddings = kept
+        wanted = [states, *(each for each in self._encoder._tail_parameters if each.requires_grad)]
+        below: Tensor | None
+        below, *tail = torch.autograd.grad(embeddings, wanted, gradient.to(embeddings.dtype))
+        below = below.to(self._encoder._dtype)
+        found: list[list[Tensor]] = []
+        with torch.no_grad():
+            for place in reversed(range(len(self.layers))):
+                assert below is not None
+                below, gradients = self._weights[place].backward(
+                    below, part, layers_kept[place], bool(place) or states_too
+                )
+                found.append(gradients)
+        return below, [each for gradients in reversed(found) for each in gradients] + tail
+
+
+class _Learn(torch.autograd.Function):
+    """A run as one operation of PyTorch's: hidden states and parameters to embeddings."""
+
+    @staticmethod
+    def forward(context: Any, run: _Run, states: Tensor, *parameters: Tensor) -> Tensor:
+        context.run = run
+        return run.forward(states, learning=True)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        states, gradients = context.run.backward(gradient, states_too=context.needs_input_grad[1])
+        found = iter(gradients)
+        # A run gives no gradient for what comes after the layers and is not trained.
+        tail = 2 + 16 * len(context.run.layers)
+        wanted = (place < tail or want for place, want in enumerate(context.needs_input_grad[2:], 2))
+        return None, states, *(next(found) if want else None for want in wanted)
+
+
+class _Layer:
+    """One of BERT's layers, or of a model that has them under the same names.
+
+    Raises:
+        AttributeError: it is another layer.
+        NotFusible: it computes something else.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        own: Any = layer
+        attention, output = own.attention.self, own.attention.output
+        products = [
+            attention.query,
+            attention.key,
+            attention.value,
+            output.dense,
+            own.intermediate.dense,
+            own.output.dense,
+        ]
+        norms = [output.LayerNorm, own.output.LayerNorm]
+        plain = all(type(each) is nn.Linear and each.bias is not None for each in products)
+        if not plain or not all(type(each) is nn.LayerNorm for each in norms):
+            raise NotFusible("its layers are not linear layers and norms with biases")
+        if not isinstance(own.intermediate.intermediate_act_fn, (GELUActivation, nn.GELU)) or own.is_decoder:
+            raise NotFusible("its activation is not GELU, or it is a decoder")
+        self.scale = float(attention.scaling)
+        self.heads = int(attention.num_attention_heads)
+        self.epsilons = [float(each.eps) for each in norms]
+        modules = [*products[:4], norms[0], *products[4:], norms[1]]
+        self.parameters: list[nn.Parameter] = [each for module in modules for each in (module.weight, module.bias)]
+
+    def weights(self, dtype: torch.dtype) -> _Weights:
+        """What one step computes with."""
+        return _Weights(self, dtype)
+
+    def gradients(self, found: list[Tensor]) -> list[Tensor]:
+        """The gradients of `parameters` from those of `_Weights`."""
+        weight, bias, *others = found
+        split = [each for pair in zip(weight.chunk(3), bias.chunk(3), strict=True) for each in pair]
+        return [split[0] * self.scale, split[1] * self.scale, *split[2:], *others]
+
+
+class _Weights:
+    """A layer's weights in the type to compute in; those of query, key and value in one, with attention's scale."""
+
+    def __init__(self, layer: _Layer, dtype: torch.dtype) -> None:
+        detached = [each.detach() for each in layer.parameters]
+        query, query_bias, key, key_bias, value, value_bias = detached[:6]
+        self.heads = layer.heads
+        self.epsilons = layer.epsilons
+        self.attention = torch.cat([query * layer.scale, key, value]).to(dtype)
+        self.attention_bias = torch.cat([query_bias * layer.scale, key_bias, value_bias]).to(dtype)
+        self.output, self.output_bias, self.up, self.up_bias, self.down, self.down_bias = (
+            each.to(dtype) for each in (*detached[6:8], *detached[10:14])
+        )
+        self.norms = [detached[8:10], detached[14:16]]
+
+    def forward(self, states: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
+        """The layer's output (T, H), and what the way back needs."""
+        attended, kept = self._attend(linear(states, self.attention, self.attention_bias), part, learning)
+        first = linear(attended, self.output, self.output_bias).add_(states)
+        middle, *first_moments = self._norm(first, 0)
+        up = linear(middle, self.up, self.up_bias)
+        activated = gelu(up)
+        second = linear(activated, self.down, self.down_bias).add_(middle)
+        above, *second_moments = self._norm(second, 1)
+        if not learning:
+            return above, None
+        return above, (states, kept, attended, first, first_moments, middle, up, activated, second, second_moments)
+
+    def backward(self, above: Tensor, part: _Pass, kept: Any, below_too: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """From the gradient of the output to that of the input, if wanted, and those of the 12 weights."""
+        states, attention_kept, attended, first, first_moments, middle, up, activated, second, second_moments = kept
+        d_second, *d_norm_2 = self._norm_backward(above, second, second_moments, 1)
+        d_up = torch.ops.aten.gelu_backward(d_second @ self.down, up)
+        d_middle = torch.addmm(d_second, d_up, self.up)
+        d_first, *d_norm_1 = self._norm_backward(d_middle, first, first_moments, 0)
+        d_attention = self._attend_backward(d_first @ self.output, part, attention_kept)
+        below = torch.addmm(d_first, d_attention, self.attention) if below_too else None
+        return below, [
+            *_product_gradients(d_attention, states),
+            *_product_gradients(d_first, attended),
+            *d_norm_1,
+            *_product_gradients(d_up, middle),
+            *_product_gradients(d_second, activated),
+            *d_norm_2,
+        ]
+
+    def _attend(self, projected: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
+        """Queries, keys and values (T, 3 H) to attention's output (T, H)."""
+        tokens, width = projected.shape[0], projected.shape[1] // 3
+        attended, kept = projected.new_empty(tokens, width), []
+        for place, texts, length in part.blocks:
+            heads = projected[place].view(texts, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = heads.reshape(3, texts * self.heads, length, -1)
+            share = torch.bmm(query, key.transpose(1, 2)).softmax(-1)
+            _merge(torch.bmm(share, value), attended[place].view(texts, length, self.heads, -1))
+            if learning:
+                kept.append((query, key, value, share))
+        return attended, kept
+
+    def _attend_backward(self, gradient: Tensor, part: _Pass, kept: Any) -> Tensor:
+        found = gradient.new_empty(gradient.shape[0], 3 * gradient.shape[1])
+        for (place, texts, length), (query, key, value, share) in zip(part.blocks, kept, strict=True):
+            own = gradient[place].view(texts, length, self.heads, -1).transpose(1, 2)
+            own = own.reshape(texts * self.heads, length, -1)
+            d_share = torch.bmm(own, value.transpose(1, 2))
+            d_score = torch.ops.aten._softmax_backward_data(d_share, share, -1, share.dtype)
+            out = found[place].view(texts, length, 3, self.heads, -1)
+            _merge(torch.bmm(d_score, key), out[:, :, 0])
+            _merge(torch.bmm(d_score.transpose(1, 2), query), out[:, :, 1])
+            _merge(torch.bmm(share.transpose(1, 2), own), out[:, :, 2])
+        return found
+
+    def _norm(self, states: Tensor, which: int) -> tuple[Tensor, Tensor, Tensor]:
+        weight, bias = self.norms[which]
+        found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
+            states, states.shape[1:], weight, bias, self.epsilons[which]
+        )
+        return found
+
+    def _norm_backward(self, gradient: Tensor, states: Tensor, moments: list[Tensor], which: int) -> Any:
+        weight, bias = self.norms[which]
+        return torch.ops.aten.native_layer_norm_backward(
+            gradient, states, states.shape[1:], *moments, weight, bias, [True, True, True]
+        )
+
+
+def _merge(heads: Tensor, out: Tensor) -> None:
+    """Copy (texts * heads, length, width) to (texts, length, heads, width)."""
+    texts, length, count, width = out.shape
+    out.copy_(heads.view(texts, count, length, width).transpose(1, 2))
+
+
+def _product_gradients(gradient: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of a linear layer's weight and bias."""
+    return gradient.T @ states, gradient.sum(0)
+
+
+def _add(total: list[Tensor], found: list[Tensor]) -> None:
+    """Add up gradients, in fp32 whatever they were computed in."""
+    if not total:
+        total += [each.float() for each in found]
+        return
+    for each, more in zip(total, found, strict=True):
+        each.add_(more)
+
+
+def _split(lengths: NDArray[np.int64], budget: float) -> Iterator[_Pass]:
+    """Texts in groups of about so many tokens, in their order."""
+    ends = np.cumsum(lengths)
+    group = ((ends - lengths / 2) // budget).astype(np.int64)
+    for start, end in _runs(group):
+        first = int(ends[start] - lengths[start])
+        yield _Pass(slice(start, end), slice(first, int(ends[end - 1])), lengths[start:end])
+
+
+def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where runs of equal values begin and end."""
+    edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return ((start, end) for start, end in itertools.pairwise(edges) if end > start)
+
+
+def _places(tokens: TokenTable, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+    """Where in the table the tokens of rows lie, one after the other."""
+    return torch.from_numpy(
+        np.repeat(tokens.starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+    )
+
+
+@cache
+def _lanes(count: int) -> Lanes:
+    """The threads of this process."""
+    return Lanes(count)
