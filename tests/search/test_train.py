@@ -83,6 +83,25 @@ def test_the_best_evaluated_state_is_kept_not_the_last(bench):
     assert len(seen) == 4 and found["test_ndcg_at_10"] == max(seen)
 
 
+@pytest.mark.parametrize(("share", "evaluations"), [(0.1, 1), (0.25, 3), (0.9, 2)])
+def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(bench, share, evaluations):
+    seen = []
+
+    def last(metrics):
+        seen.append(metrics)
+        return len(seen) % evaluations == 0
+
+    schedule = {"evaluations": evaluations}
+    plain, _ = bench.train(schedule=schedule, eligible=last)
+    averaged, found = bench.train({"averaging": share}, schedule, eligible=last)
+    start, trained, kept = (encoder.trained_state() for encoder in (bench.encoder(), plain, averaged))
+    assert not all(torch.equal(trained[name], start[name]) for name in start)
+    for name in start:
+        torch.testing.assert_close(kept[name], (1 - share) * trained[name] + share * start[name], rtol=0, atol=1e-6)
+    again = bench.evaluator(averaged)
+    assert all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
+
+
 def test_a_metric_can_be_minimised(bench):
     seen = []
     _, found = bench.train(

@@ -57,8 +57,8 @@ def _search(job: Job, start: StartModel) -> Search:
         job.method.search_space(),
         direction=job.direction,
         seed=job.method.settings.seed,
-        first=job.method.default_params() if start.is_initial else start.params,
-        around=not start.is_initial,
+        defaults=job.method.default_params(),
+        best=start.params,
     )
 
 

@@ -74,6 +74,7 @@ class FixedParams(BaseModel):
     inverse_propensity: bool = Field(
         False, description="Let a click weigh the more the less people look at its position."
     )
+    averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
 
 
 # With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
@@ -208,6 +209,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
+            "averaging": FloatDistribution(0.0, 0.3),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)

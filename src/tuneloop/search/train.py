@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from tuneloop.search.data import Batch, Sampler, TrainingData
 from tuneloop.search.encoder import Check, Encoder
 from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.losses import LOSSES
+from tuneloop.search.start import StartModel
 
 Report = Callable[[Mapping[str, float], int], None]
 MAX_GRADIENT_NORM = 1.0
@@ -41,6 +43,7 @@ class Params:
         batch_size: sessions in a step.
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
         inverse_propensity: whether a click weighs the more the less people look where it was.
+        averaging: the start model's share in the weights that are evaluated and kept; see `StartModel.averaged`.
     """
 
     num_fixed_layers: int
@@ -57,6 +60,7 @@ class Params:
     batch_size: int
     max_length: int | None = None
     inverse_propensity: bool = False
+    averaging: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def train(
     if steps == 0:
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
+    start = StartModel(encoder) if params.averaging else None
     optimizer = torch.optim.AdamW(
         encoder.parameter_groups(
             query_lr=params.query_lr,
@@ -162,15 +167,16 @@ def train(
             report({"train_loss": value}, step)
             if step not in evaluate_at:
                 continue
-            found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
-            found["train_loss"] = value
-            if schedule.main_metric not in found:
-                raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
-            main = found[schedule.main_metric]
-            rank = eligible(found), main if schedule.maximize else -main
-            stale = 0 if best is None or rank > best else stale + 1
-            if stale == 0:
-                best, best_metrics, best_state = rank, found, encoder.trained_state()
+            with start.averaged(params.averaging) if start else nullcontext():
+                found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
+                found["train_loss"] = value
+                if schedule.main_metric not in found:
+                    raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
+                main = found[schedule.main_metric]
+                rank = eligible(found), main if schedule.maximize else -main
+                stale = 0 if best is None or rank > best else stale + 1
+                if stale == 0:
+                    best, best_metrics, best_state = rank, found, encoder.trained_state()
             report(found, step)
             if stale >= schedule.patience:
                 break
