@@ -12,6 +12,7 @@ from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.model import load_model
 from tuneloop.search.propensity import Propensity
 from tuneloop.search.sessions import read_log
+from tuneloop.search.start import StartModel
 from tuneloop.search.tokens import tokenize
 from tuneloop.search.train import LossDiverged, Params, Schedule, train
 
@@ -100,6 +101,32 @@ def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(be
         torch.testing.assert_close(kept[name], (1 - share) * trained[name] + share * start[name], rtol=0, atol=1e-6)
     again = bench.evaluator(averaged)
     assert all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
+
+
+def test_distillation_keeps_the_model_near_the_start_model(bench):
+    (plain, found), (near, near_found) = bench.train(), bench.train({"distillation": 100.0})
+    start = bench.encoder()
+    rows = np.arange(len(bench.data.texts))
+    with torch.no_grad():
+        before, far, kept = (each.encode(rows) @ each.encode(rows).T for each in (start, plain, near))
+    assert (kept - before).abs().mean() < (far - before).abs().mean() / 3
+    assert near_found["test_ndcg_at_10"] < found["test_ndcg_at_10"]
+
+
+def test_the_start_model_encodes_each_text_once_and_only_those_asked_for(bench):
+    encoder = bench.encoder()
+    start = StartModel(encoder)
+    expected = bench.encoder().encode(np.arange(6)).detach()
+    encoded = []
+    encode = encoder.encode
+    encoder.encode = lambda rows, **more: (encoded.extend(rows), encode(rows, **more))[1]
+    for parameter in encoder.model.parameters():
+        parameter.data.mul_(1.5)
+    trained = encoder.trained_state()
+    for rows in ([0, 5, 3], [3, 0], [4, 5]):
+        torch.testing.assert_close(start.encode(np.array(rows)), expected[rows], rtol=0, atol=1e-6)
+    assert encoded == [0, 5, 3, 4]
+    assert all(torch.equal(encoder.trained_state()[name], each) for name, each in trained.items())
 
 
 def test_a_metric_can_be_minimised(bench):

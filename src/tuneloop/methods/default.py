@@ -75,6 +75,7 @@ class FixedParams(BaseModel):
         False, description="Let a click weigh the more the less people look at its position."
     )
     averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
+    distillation: float = Field(0.0, ge=0, description="Weight of keeping what the start model thinks of a batch.")
 
 
 # With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
@@ -210,6 +211,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
             "averaging": FloatDistribution(0.0, 0.3),
+            "distillation": FloatDistribution(0.0, 0.5),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)

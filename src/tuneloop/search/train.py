@@ -16,7 +16,7 @@ from tuneloop.search.cache import PrefixCache
 from tuneloop.search.data import Batch, Sampler, TrainingData
 from tuneloop.search.encoder import Check, Encoder
 from tuneloop.search.evaluate import Evaluator
-from tuneloop.search.losses import LOSSES
+from tuneloop.search.losses import LOSSES, distillation
 from tuneloop.search.start import StartModel
 
 Report = Callable[[Mapping[str, float], int], None]
@@ -44,6 +44,7 @@ class Params:
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
         inverse_propensity: whether a click weighs the more the less people look where it was.
         averaging: the start model's share in the weights that are evaluated and kept; see `StartModel.averaged`.
+        distillation: the weight of `losses.distillation`, which keeps what the start model thinks of a batch.
     """
 
     num_fixed_layers: int
@@ -61,6 +62,7 @@ class Params:
     max_length: int | None = None
     inverse_propensity: bool = False
     averaging: float = 0.0
+    distillation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def train(
     if steps == 0:
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
-    start = StartModel(encoder) if params.averaging else None
+    start = StartModel(encoder, max_length=params.max_length) if params.averaging or params.distillation else None
     optimizer = torch.optim.AdamW(
         encoder.parameter_groups(
             query_lr=params.query_lr,
@@ -153,8 +155,12 @@ def train(
         for batch in sampler.epoch(np.random.default_rng([seed, epoch])):
             check()
             step += 1
-            loss = loss_of(_scores(encoder, batch, params.max_length, check), batch)
+            before = _scores(start.encode, batch, check) if start and params.distillation else None
+            scores = _scores(partial(encoder.encode, max_length=params.max_length), batch, check)
+            loss = loss_of(scores, batch)
             value = float(loss.detach())
+            if before is not None:
+                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
             optimizer.zero_grad(set_to_none=True)
@@ -187,10 +193,10 @@ def train(
     return best_metrics
 
 
-def _scores(encoder: Encoder, batch: Batch, max_length: int | None, check: Check) -> Tensor:
-    """Cosine similarities of the batch's queries and items, (Q, M), with gradients."""
+def _scores(encode: Callable[..., Tensor], batch: Batch, check: Check) -> Tensor:
+    """Cosine similarities of the batch's queries and items, (Q, M), by their embeddings."""
     queries, rows = len(batch.queries), np.concatenate([batch.queries, batch.items])
-    embeddings = encoder.encode(rows, max_length=max_length, check=check)
+    embeddings = encode(rows, check=check)
     return embeddings[:queries] @ embeddings[queries:].T
 
 
