@@ -281,6 +281,19 @@ def test_training_weighs_clicks_by_the_propensity_of_the_data(bench):
     assert all(one != other for one, other in zip(steps["plain"][:3], steps["weighed"][:3], strict=True))
 
 
+def test_training_takes_for_negatives_what_was_seen(bench):
+    losses = []
+    for seen_only in (False, True):
+        reports = []
+        bench.train(
+            {"seen_only": seen_only, "loss": "margin_ranking", "negative_downsampling": 1.0},
+            {"epochs": 1, "evaluations": 1},
+            report=lambda metrics, step, reports=reports: reports.append(metrics["train_loss"]),
+        )
+        losses.append(reports[0])
+    assert losses[0] != losses[1]
+
+
 def test_the_distance_shift_is_read_against_the_background(bench):
     encoder = bench.encoder()
     module = encoder.model[0]

@@ -76,6 +76,7 @@ class FixedParams(BaseModel):
     )
     averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
     distillation: float = Field(0.0, ge=0, description="Weight of keeping what the start model thinks of a batch.")
+    seen_only: bool = Field(False, description="Leave out results more than one place below a session's last click.")
 
 
 # With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
@@ -212,6 +213,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "inverse_propensity": CategoricalDistribution((False, True)),
             "averaging": FloatDistribution(0.0, 0.3),
             "distillation": FloatDistribution(0.0, 0.5),
+            "seen_only": CategoricalDistribution((False, True)),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)

@@ -156,6 +156,7 @@ class Sampler:
         irrelevant: whether to use irrelevant sessions.
         propensity_exponent: weigh clicks by `metrics.click_weights`, so that a session with clicks weighs 1 on
             average; 0 weighs all alike.
+        seen_only: whether to use only those not-clicked results that `Sessions.seen` holds.
     """
 
     def __init__(
@@ -166,7 +167,9 @@ class Sampler:
         negative_share: float,
         irrelevant: bool = True,
         propensity_exponent: float = 0.0,
+        seen_only: bool = False,
     ) -> None:
+        sessions = sessions.keep(sessions.seen) if seen_only else sessions
         self.sessions = sessions if irrelevant else sessions.select(~sessions.irrelevant)
         self.batch_size = batch_size
         self.negative_share = negative_share

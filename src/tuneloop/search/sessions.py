@@ -68,6 +68,18 @@ class Sessions:
             self.query, self.irrelevant, starts, self.result[results], self.clicked[results], self.position[results]
         )
 
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which results the user looked at, to judge by the clicks, (R,): those down to the one below the last click.
+
+        After the strategies "last click > skip above" and "click > no-click next" of Joachims et al., Accurately
+        Interpreting Clickthrough Data as Implicit Feedback, 2005, section 5. Of an irrelevant session it is all.
+        """
+        session = self.session
+        last = np.zeros(len(self), np.int64)
+        np.maximum.at(last, session[self.clicked], self.position[self.clicked])
+        return self.irrelevant[session] | (self.position <= last[session] + 1)
+
 
 @dataclass(frozen=True)
 class Log:

@@ -45,6 +45,7 @@ class Params:
         inverse_propensity: whether a click weighs the more the less people look where it was.
         averaging: the start model's share in the weights that are evaluated and kept; see `StartModel.averaged`.
         distillation: the weight of `losses.distillation`, which keeps what the start model thinks of a batch.
+        seen_only: whether a not-clicked result is a negative only where the user looked; see `Sessions.seen`.
     """
 
     num_fixed_layers: int
@@ -63,6 +64,7 @@ class Params:
     inverse_propensity: bool = False
     averaging: float = 0.0
     distillation: float = 0.0
+    seen_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def train(
         negative_share=params.negative_downsampling,
         irrelevant=not params.not_irrelevant_only,
         propensity_exponent=data.propensity.exponent if params.inverse_propensity else 0.0,
+        seen_only=params.seen_only,
     )
     sampler = sampler_of(data.train)
     steps = len(sampler) * schedule.epochs
