@@ -281,6 +281,29 @@ def test_training_weighs_clicks_by_the_propensity_of_the_data(bench):
     assert all(one != other for one, other in zip(steps["plain"][:3], steps["weighed"][:3], strict=True))
 
 
+def test_replay_trains_on_earlier_sessions_as_well(bench, tmp_path):
+    earlier = write_snapshot(tmp_path, made_up_sessions(seed=1)).sessions()
+    snapshot = write_snapshot(tmp_path / "batch")
+    data = make_training_data(read_log(snapshot.sessions(), snapshot.items(), earlier=earlier))
+    tokens = tokenize(load_model(bench.model), data.texts, queries=data.queries)
+    steps = {}
+    for share in (0.0, 0.5):
+        encoder = Encoder(load_model(bench.model), tokens)
+        seen = []
+        train(
+            encoder,
+            data,
+            Evaluator(data, encoder, background=32),
+            Params(**PARAMS, replay=share),
+            Schedule(1, 1, 1, MAIN),
+            seed=1,
+            report=lambda metrics, step, seen=seen: seen.append(step),
+        )
+        steps[share] = max(seen)
+    assert steps[0.0] == -(-len(data.train) // 32)
+    assert steps[0.5] == -(-(len(data.train) + round(len(data.earlier) / 2)) // 32)
+
+
 def test_training_takes_for_negatives_what_was_seen(bench):
     losses = []
     for seen_only in (False, True):

@@ -54,7 +54,7 @@ def best_of(job: Job, records: list[RunRecord]) -> RunRecord | None:
 
 def _search(job: Job, start: StartModel) -> Search:
     return Search(
-        job.method.search_space(),
+        job.method.search_space_for(job.snapshot),
         direction=job.direction,
         seed=job.method.settings.seed,
         defaults=job.method.default_params(),

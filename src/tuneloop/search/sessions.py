@@ -68,6 +68,38 @@ class Sessions:
             self.query, self.irrelevant, starts, self.result[results], self.clicked[results], self.position[results]
         )
 
+    def cut(self, at: int) -> tuple[Sessions, Sessions]:
+        """The first `at` sessions, and the others; both are views."""
+        end = self.starts[at]
+        first = Sessions(
+            self.query[:at],
+            self.irrelevant[:at],
+            self.starts[: at + 1],
+            self.result[:end],
+            self.clicked[:end],
+            self.position[:end],
+        )
+        others = Sessions(
+            self.query[at:],
+            self.irrelevant[at:],
+            self.starts[at:] - end,
+            self.result[end:],
+            self.clicked[end:],
+            self.position[end:],
+        )
+        return first, others
+
+    def join(self, others: Sessions) -> Sessions:
+        """These sessions and after them the others."""
+        return Sessions(
+            np.concatenate([self.query, others.query]),
+            np.concatenate([self.irrelevant, others.irrelevant]),
+            np.concatenate([self.starts, self.starts[-1] + others.starts[1:]]),
+            np.concatenate([self.result, others.result]),
+            np.concatenate([self.clicked, others.clicked]),
+            np.concatenate([self.position, others.position]),
+        )
+
     @property
     def seen(self) -> NDArray[np.bool_]:
         """Which results the user looked at, to judge by the clicks, (R,): those down to the one below the last click.
@@ -83,18 +115,29 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Log:
-    """Sessions and their texts: `sessions.query` counts in `queries`, `sessions.result` in `items`.
+    """Sessions and their texts: `query` counts in `queries`, `result` in `items`.
 
-    `score` is the score by which each result was ranked when it was shown, NaN where it is not known, (R,).
+    Attributes:
+        sessions: those of the batch.
+        earlier: some of earlier batches.
+        queries, items: distinct texts.
+        score: by which each result of `sessions` was ranked when it was shown, NaN where it is not known, (R,).
     """
 
     sessions: Sessions
+    earlier: Sessions
     queries: list[str]
     items: list[str]
     score: NDArray[np.float64]
 
 
-def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str] = ("click",)) -> Log:
+def read_log(
+    sessions: pa.Table,
+    items: pa.Table,
+    *,
+    earlier: pa.Table | None = None,
+    click_types: Collection[str] = ("click",),
+) -> Log:
     """Read sessions and items from Arrow tables; each distinct text is one row.
 
     Args:
@@ -102,8 +145,12 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
             {object_id, event_type, ...}) and `is_irrelevant`; others are ignored. The results' `rank`, if there is
             one, is the score that they were ranked by.
         items: columns `object_id` and `text`; an item without text counts as unknown.
+        earlier: sessions of earlier batches, in the same columns.
         click_types: the event types that count as a click.
     """
+    count = len(sessions)
+    if earlier is not None and len(earlier):
+        sessions = pa.concat_tables([sessions, earlier])
     query, queries = _distinct(sessions["search_query"])
     known = items.filter(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(items["text"])), ZERO), FALSE))
     item_row, item_texts = _distinct(known["text"])
@@ -120,7 +167,8 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
         _clicked(shown, starts, events, event_starts, click_types),
         np.arange(len(result)) - np.repeat(starts[:-1], lengths) + 1,
     )
-    return Log(columns, queries, item_texts, _scores(shown))
+    own, others = columns.cut(count)
+    return Log(own, others, queries, item_texts, _scores(shown)[: len(own.result)])
 
 
 def _array(column: Any) -> Any:

@@ -46,6 +46,7 @@ class Params:
         averaging: the start model's share in the weights that are evaluated and kept; see `StartModel.averaged`.
         distillation: the weight of `losses.distillation`, which keeps what the start model thinks of a batch.
         seen_only: whether a not-clicked result is a negative only where the user looked; see `Sessions.seen`.
+        replay: the share of the earlier batches' sessions that is trained on as well; see `TrainingData.with_replay`.
     """
 
     num_fixed_layers: int
@@ -65,6 +66,7 @@ class Params:
     averaging: float = 0.0
     distillation: float = 0.0
     seen_only: bool = False
+    replay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def train(
         propensity_exponent=data.propensity.exponent if params.inverse_propensity else 0.0,
         seen_only=params.seen_only,
     )
-    sampler = sampler_of(data.train)
+    sampler = sampler_of(data.with_replay(params.replay, seed=seed))
     steps = len(sampler) * schedule.epochs
     if steps == 0:
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
