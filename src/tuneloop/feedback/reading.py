@@ -48,14 +48,14 @@ def read_earlier(
 ) -> Iterator[list[Session]]:
     """A sample of up to `limit` sessions of the batches before this one, `chunk` at a time.
 
-    Each session's lot is its sequence number's (Fibonacci hashing: Knuth, The Art of Computer Programming, volume 3,
-    section 6.4), so that the same sessions are drawn whenever this is asked, and a forgotten one changes one place.
+    Drawn are those with the smallest hashes of their sequence numbers (Fibonacci hashing: Knuth, The Art of Computer
+    Programming, volume 3, section 6.4): the same ones each time, but that another takes a forgotten one's place.
     """
     seq: int = connection.execute(sa.select(batches.c.seq).where(batches.c.batch_id == batch_id)).scalar_one()
     shift = zlib.crc32(f"{seed}/{seq}".encode())
-    lot = (sessions.c.seq + shift) % 2**32 * _MULTIPLIER % 2**32
+    hashed = (sessions.c.seq + shift) % 2**32 * _MULTIPLIER % 2**32
     earlier = sa.select(batches.c.batch_id).where(batches.c.seq < seq)
-    query = sa.select(sessions.c.seq).where(sessions.c.batch_id.in_(earlier)).order_by(lot).limit(limit)
+    query = sa.select(sessions.c.seq).where(sessions.c.batch_id.in_(earlier)).order_by(hashed).limit(limit)
     drawn = sorted(connection.scalars(query))
     for begin in range(0, len(drawn), chunk):
         part = sessions.c.seq.in_(drawn[begin : begin + chunk])

@@ -68,27 +68,6 @@ class Sessions:
             self.query, self.irrelevant, starts, self.result[results], self.clicked[results], self.position[results]
         )
 
-    def cut(self, at: int) -> tuple[Sessions, Sessions]:
-        """The first `at` sessions, and the others; both are views."""
-        end = self.starts[at]
-        first = Sessions(
-            self.query[:at],
-            self.irrelevant[:at],
-            self.starts[: at + 1],
-            self.result[:end],
-            self.clicked[:end],
-            self.position[:end],
-        )
-        others = Sessions(
-            self.query[at:],
-            self.irrelevant[at:],
-            self.starts[at:] - end,
-            self.result[end:],
-            self.clicked[end:],
-            self.position[end:],
-        )
-        return first, others
-
     def join(self, others: Sessions) -> Sessions:
         """These sessions and after them the others."""
         return Sessions(
@@ -167,8 +146,8 @@ def read_log(
         _clicked(shown, starts, events, event_starts, click_types),
         np.arange(len(result)) - np.repeat(starts[:-1], lengths) + 1,
     )
-    own, others = columns.cut(count)
-    return Log(own, others, queries, item_texts, _scores(shown)[: len(own.result)])
+    own = np.arange(len(columns)) < count
+    return Log(columns.select(own), columns.select(~own), queries, item_texts, _scores(shown)[: starts[count]])
 
 
 def _array(column: Any) -> Any:

@@ -141,6 +141,7 @@ def train(
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
     start = StartModel(encoder, max_length=params.max_length) if params.averaging or params.distillation else None
+    encode = partial(encoder.encode, max_length=params.max_length)
     optimizer = torch.optim.AdamW(
         encoder.parameter_groups(
             query_lr=params.query_lr,
@@ -161,13 +162,13 @@ def train(
             check()
             step += 1
             before = _scores(start.encode, batch, check) if start and params.distillation else None
-            scores = _scores(partial(encoder.encode, max_length=params.max_length), batch, check)
+            scores = _scores(encode, batch, check)
             loss = loss_of(scores, batch)
             value = float(loss.detach())
-            if before is not None:
-                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
+            if before is not None:
+                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             torch.nn.utils.clip_grad_norm_(
@@ -180,14 +181,15 @@ def train(
                 continue
             with start.averaged(params.averaging) if start else nullcontext():
                 found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
-                found["train_loss"] = value
-                if schedule.main_metric not in found:
-                    raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
-                main = found[schedule.main_metric]
-                rank = eligible(found), main if schedule.maximize else -main
-                stale = 0 if best is None or rank > best else stale + 1
-                if stale == 0:
-                    best, best_metrics, best_state = rank, found, encoder.trained_state()
+                state = encoder.trained_state()
+            found["train_loss"] = value
+            if schedule.main_metric not in found:
+                raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
+            main = found[schedule.main_metric]
+            rank = eligible(found), main if schedule.maximize else -main
+            stale = 0 if best is None or rank > best else stale + 1
+            if stale == 0:
+                best, best_metrics, best_state = rank, found, state
             report(found, step)
             if stale >= schedule.patience:
                 break

@@ -110,6 +110,7 @@ class SnapshotStore:
         seed: int,
         check: Callable[[], None],
     ) -> None:
+        _delete(snapshot.url)  # what a killed attempt left may show people who were forgotten since
         shown: set[str] = set()
         chunks = self._feedback.stream_batch(connection, batch_id, chunk=CHUNK)
         count = _write_sessions(snapshot.sessions_url, chunks, shown, check)
@@ -117,8 +118,6 @@ class SnapshotStore:
         chunks = self._feedback.stream_earlier(connection, batch_id, limit=limit, seed=seed, chunk=CHUNK)
         if first := next(chunks, None):
             _write_sessions(snapshot.earlier_sessions_url, chain([first], chunks), shown, check)
-        else:  # an attempt that was killed may have written some, all forgotten since
-            _delete(snapshot.earlier_sessions_url)
         ordered = sorted(shown)
         with replacing(snapshot.items_url, ITEMS_SCHEMA) as writer:
             for begin in range(0, len(ordered), CHUNK):
