@@ -24,12 +24,12 @@ def play(search: Search, runs: int, *, outcome=lambda index: "done", records=())
 
 
 def test_first_trial_is_the_known_one():
-    search = Search(SPACE, direction="maximize", seed=1, first=FIRST)
+    search = Search(SPACE, direction="maximize", seed=1, defaults=FIRST)
     assert search.ask([]).params == FIRST
 
 
 def test_later_iterations_look_around_the_best():
-    search = Search(SPACE, direction="maximize", seed=1, first=FIRST, around=True)
+    search = Search(SPACE, direction="maximize", seed=1, best=FIRST)
     records = play(search, 12)
     assert records[0].params == FIRST
     assert all(1e-5 <= record.params["lr"] <= 9e-5 for record in records)
@@ -37,8 +37,17 @@ def test_later_iterations_look_around_the_best():
     assert all(2 <= record.params["layers"] <= 6 for record in records)
 
 
+def test_what_an_older_version_did_not_have_begins_at_its_default_and_is_searched_as_in_a_first_iteration():
+    older = {name: value for name, value in FIRST.items() if name != "margin"}
+    search = Search(SPACE, direction="maximize", seed=1, defaults={**FIRST, "lr": 1e-6, "margin": 0.0}, best=older)
+    assert search.ask([]).params == {**FIRST, "margin": 0.0}
+    assert search.space["margin"] == SPACE["margin"]
+    record = RunRecord("r0", 0, older, "done", 0.5)  # by a run of that version, before the worker was upgraded
+    assert set(search.ask([record]).params) == set(SPACE)
+
+
 def test_settings_of_an_older_space_are_left_out():
-    search = Search(SPACE, direction="maximize", seed=1, first={**FIRST, "layers": 40, "gone": 1}, around=True)
+    search = Search(SPACE, direction="maximize", seed=1, best={**FIRST, "layers": 40, "gone": 1})
     params = search.ask([]).params
     assert params["lr"] == FIRST["lr"]
     assert set(params) == set(SPACE)
@@ -49,9 +58,11 @@ def test_a_resumed_search_asks_the_same_questions(seed, interrupted_after, outco
     def outcomes(index):
         return outcome if index % 2 else "done"
 
-    whole = play(Search(SPACE, direction="maximize", seed=seed, first=FIRST), 8, outcome=outcomes)
+    whole = play(Search(SPACE, direction="maximize", seed=seed, defaults=FIRST), 8, outcome=outcomes)
     remembered = [RunRecord.from_tag(record.to_tag()) for record in whole[:interrupted_after]]
-    resumed = play(Search(SPACE, direction="maximize", seed=seed, first=FIRST), 8, outcome=outcomes, records=remembered)
+    resumed = play(
+        Search(SPACE, direction="maximize", seed=seed, defaults=FIRST), 8, outcome=outcomes, records=remembered
+    )
     assert [record.params for record in resumed] == [record.params for record in whole]
 
 

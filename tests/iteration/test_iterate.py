@@ -11,6 +11,7 @@ from tuneloop.database import Database
 from tuneloop.ids import new_id
 from tuneloop.iteration.iterate import iterate
 from tuneloop.iteration.job import IterationFailed, Job
+from tuneloop.iteration.start_model import finished_record
 from tuneloop.methods.contract import Canceled, Meta
 from tuneloop.models.store import StoredModels
 from tuneloop.tracking import Tracking
@@ -102,6 +103,15 @@ class World:
 @pytest.fixture
 def world(mlflow_uri, tmp_path):
     return World(mlflow_uri, tmp_path)
+
+
+def test_the_search_space_is_that_of_the_snapshot(world):
+    from optuna.distributions import CategoricalDistribution
+
+    world.method.search_space_for = lambda self, snapshot: {"x": CategoricalDistribution([len(snapshot.sessions())])}
+    job = world.job(max_runs=1)
+    world.run(job)
+    assert [finished_record(run).params for run in world.runs(job)] == [{"x": 400}]
 
 
 def test_the_best_run_is_kept_and_nothing_else(world):

@@ -179,6 +179,21 @@ def test_the_fixed_layers_fit_the_model(tiny_model, tmp_path):
     assert without.search_space()["num_fixed_layers"].choices == (0,)
 
 
+def test_earlier_sessions_are_replayed_where_there_are_any(tiny_model, tmp_path):
+    method = DefaultFineTuningMethod(DefaultSettings(**tiny_settings(tiny_model, replay_sessions=50)))
+    assert method.earlier_sessions() == 50
+    snapshot = write_snapshot(tmp_path / "snapshot")
+    everything = set(method.search_space())
+    assert set(method.search_space_for(snapshot)) == everything - {"replay"}
+    write_snapshot(tmp_path / "earlier", made_up_sessions(seed=1))
+    (tmp_path / "earlier" / "sessions.parquet").rename(snapshot.earlier_sessions_url)
+    assert set(method.search_space_for(snapshot)) == everything
+    prepared = method.prepare(snapshot, start(method, tmp_path), Context())
+    assert prepared.counts["sessions"] == 400 and 250 < prepared.counts["sessions_earlier"] < 400
+    without = DefaultFineTuningMethod(DefaultSettings(model=str(tiny_model), fixed_params={"replay": 0}))
+    assert without.earlier_sessions() == 0
+
+
 def test_given_hyperparameters_are_not_searched(tiny_model):
     method = DefaultFineTuningMethod(DefaultSettings(model=str(tiny_model), fixed_params={"margin": 0.25}))
     assert method.search_space()["margin"].choices == (0.25,)

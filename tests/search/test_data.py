@@ -201,3 +201,80 @@ def test_inverse_propensities_leave_the_mean_weight_of_a_session_at_one(seed, ex
     batches = list(sampler.epoch(chance))
     with_click = len(np.unique(sessions.session[clicked]))
     assert sum(batch.click_weight.sum() for batch in batches) == pytest.approx(with_click, rel=1e-4)
+
+
+QUERIES = st.sampled_from([*queries(True, 3), *queries(False, 3)]).flatmap(
+    lambda query: st.sampled_from([query, query.upper(), f" {query} "])
+)
+SESSIONS = st.lists(
+    st.tuples(
+        QUERIES,
+        st.lists(st.sampled_from("wxyz"), min_size=1, unique=True),
+        st.sets(st.sampled_from("wxyz")),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@given(SESSIONS, SESSIONS, st.floats(0, 1), st.integers(0, 9))
+def test_replay_holds_nothing_out_and_never_shows_a_held_out_query(batch, earlier, share, seed):
+    log = read_log(table(*batch), items("x", "y", "z"), earlier=table(*earlier))
+    data, alone = make_training_data(log), make_training_data(read_log(table(*batch), items("x", "y", "z")))
+    replayed = data.with_replay(share, seed=seed)
+    assert not any(is_held_out(data.texts[row]) for row in replayed.query)
+    assert len(replayed) == len(data.train) + round(share * len(data.earlier))
+
+    def read(data, part):
+        """Sessions as query, shown and clicked texts."""
+        rows = zip(part.query, part.starts[:-1], part.starts[1:], strict=True)
+        texts = np.array([*data.texts, ""], object)
+        return [
+            (texts[query], tuple(texts[part.result[start:end]]), tuple(part.clicked[start:end]))
+            for query, start, end in rows
+        ]
+
+    # The batch is learnt from and judged by as it is without replay.
+    assert read(data, data.train) == read(data, replayed)[: len(data.train)] == read(alone, alone.train)
+    assert read(data, data.held_out) == read(alone, alone.held_out)
+    assert {**data.counts, "sessions_earlier": 0} == alone.counts
+    known = [
+        (
+            query,
+            tuple(f"text of {each}" for each in shown if each != "w"),
+            tuple(each in clicked for each in shown if each != "w"),
+        )
+        for query, shown, clicked, away in earlier
+    ]
+    assert set(read(data, data.earlier)) <= set(known)
+
+
+def log_of(positions_and_clicks, irrelevant):
+    """Sessions of (position, clicked) results, of which each shows items of its own."""
+    flat = [result for session in positions_and_clicks for result in session]
+    starts = np.cumsum([0] + [len(session) for session in positions_and_clicks])
+    position, clicked = (np.array([result[at] for result in flat], dtype) for at, dtype in ((0, int), (1, bool)))
+    count = len(positions_and_clicks)
+    return Sessions(
+        np.arange(count), np.array(irrelevant, bool), starts, count + np.arange(len(flat)), clicked, position
+    )
+
+
+RESULTS = st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=8, unique_by=lambda each: each[0])
+
+
+@given(st.lists(st.tuples(RESULTS, st.booleans()), min_size=1, max_size=6))
+def test_only_what_was_looked_at_is_a_negative(sessions):
+    results, irrelevant = [sorted(results) for results, _ in sessions], [away for _, away in sessions]
+    sampler = Sampler(log_of(results, irrelevant), batch_size=len(results), negative_share=1.0, seen_only=True)
+    batch = sampler.batch(np.arange(len(results)), np.random.default_rng(0))
+    expected, item = set(), len(results)
+    for shown, away in zip(results, irrelevant, strict=True):
+        last = max((position for position, clicked in shown if clicked), default=0)
+        for position, clicked in shown:
+            if away or clicked or position < last or position == last + 1:
+                expected.add(item)
+            item += 1
+    assert set(batch.items) == expected
+    both = Sampler(log_of(results, irrelevant), batch_size=len(results), negative_share=1.0)
+    assert len(batch.click) == len(both.batch(np.arange(len(results)), np.random.default_rng(0)).click)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneloop.search.data import Sampler
-from tuneloop.search.losses import LOSSES, contrastive, margin_ranking
+from tuneloop.search.losses import LOSSES, contrastive, distillation, margin_ranking
 from tuneloop.search.sessions import Sessions
 
 SESSIONS = Sessions(  # one clicked its second of three results, one its first of two, one was irrelevant
@@ -154,3 +154,16 @@ def test_by_inverse_propensities_the_click_further_down_pulls_more(name):
     assert float(weighed[0, 1] / plain[0, 1]) == pytest.approx(4 / 3, rel=1e-5)
     assert float(weighed[1, 3] / plain[1, 3]) == pytest.approx(2 / 3, rel=1e-5)
     assert torch.equal(weighed[2], plain[2])
+
+
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.02, 1), shift=st.floats(-1, 1))
+def test_distillation_is_zero_where_the_start_model_is_kept_and_pulls_back_to_it(seed, temperature, shift):
+    chance = torch.Generator().manual_seed(seed)
+    start, scores = (torch.rand(3, 6, generator=chance) * 2 - 1 for _ in range(2))
+    # All similarities of a query may move together.
+    assert float(distillation(start + shift, start, temperature=temperature)) == pytest.approx(0, abs=1e-5)
+    assert distillation(scores, start, temperature=temperature) > 0
+    scores.requires_grad_(True)
+    distillation(scores, start, temperature=temperature).backward()
+    expected = (torch.softmax(scores / temperature, 1) - torch.softmax(start / temperature, 1)) / temperature / 3
+    torch.testing.assert_close(scores.grad, expected.detach(), rtol=1e-3, atol=1e-5)

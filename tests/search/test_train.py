@@ -12,6 +12,7 @@ from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.model import load_model
 from tuneloop.search.propensity import Propensity
 from tuneloop.search.sessions import read_log
+from tuneloop.search.start import StartModel
 from tuneloop.search.tokens import tokenize
 from tuneloop.search.train import LossDiverged, Params, Schedule, train
 
@@ -81,6 +82,51 @@ def test_the_best_evaluated_state_is_kept_not_the_last(bench):
         report=lambda metrics, step: seen.append(metrics["test_ndcg_at_10"]) if "test_ndcg_at_10" in metrics else None,
     )
     assert len(seen) == 4 and found["test_ndcg_at_10"] == max(seen)
+
+
+@pytest.mark.parametrize(("share", "evaluations"), [(0.1, 1), (0.25, 3), (0.9, 2)])
+def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(bench, share, evaluations):
+    seen = []
+
+    def last(metrics):
+        seen.append(metrics)
+        return len(seen) % evaluations == 0
+
+    schedule = {"evaluations": evaluations}
+    plain, _ = bench.train(schedule=schedule, eligible=last)
+    averaged, found = bench.train({"averaging": share}, schedule, eligible=last)
+    start, trained, kept = (encoder.trained_state() for encoder in (bench.encoder(), plain, averaged))
+    assert not all(torch.equal(trained[name], start[name]) for name in start)
+    for name in start:
+        torch.testing.assert_close(kept[name], (1 - share) * trained[name] + share * start[name], rtol=0, atol=1e-6)
+    again = bench.evaluator(averaged)
+    assert all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
+
+
+def test_distillation_keeps_the_model_near_the_start_model(bench):
+    (plain, found), (near, near_found) = bench.train(), bench.train({"distillation": 100.0})
+    start = bench.encoder()
+    rows = np.arange(len(bench.data.texts))
+    with torch.no_grad():
+        before, far, kept = (each.encode(rows) @ each.encode(rows).T for each in (start, plain, near))
+    assert (kept - before).abs().mean() < (far - before).abs().mean() / 3
+    assert near_found["test_ndcg_at_10"] < found["test_ndcg_at_10"]
+
+
+def test_the_start_model_encodes_each_text_once_and_only_those_asked_for(bench):
+    encoder = bench.encoder()
+    start = StartModel(encoder)
+    expected = bench.encoder().encode(np.arange(6)).detach()
+    encoded = []
+    encode = encoder.encode
+    encoder.encode = lambda rows, **more: (encoded.extend(rows), encode(rows, **more))[1]
+    for parameter in encoder.model.parameters():
+        parameter.data.mul_(1.5)
+    trained = encoder.trained_state()
+    for rows in ([0, 5, 3], [3, 0], [4, 5]):
+        torch.testing.assert_close(start.encode(np.array(rows)), expected[rows], rtol=0, atol=1e-6)
+    assert encoded == [0, 5, 3, 4]
+    assert all(torch.equal(encoder.trained_state()[name], each) for name, each in trained.items())
 
 
 def test_a_metric_can_be_minimised(bench):
@@ -233,6 +279,42 @@ def test_training_weighs_clicks_by_the_propensity_of_the_data(bench):
         steps[name] = seen
     assert steps["plain"] == steps["flat"]
     assert all(one != other for one, other in zip(steps["plain"][:3], steps["weighed"][:3], strict=True))
+
+
+def test_replay_trains_on_earlier_sessions_as_well(bench, tmp_path):
+    earlier = write_snapshot(tmp_path, made_up_sessions(seed=1)).sessions()
+    snapshot = write_snapshot(tmp_path / "batch")
+    data = make_training_data(read_log(snapshot.sessions(), snapshot.items(), earlier=earlier))
+    tokens = tokenize(load_model(bench.model), data.texts, queries=data.queries)
+    steps = {}
+    for share in (0.0, 0.5):
+        encoder = Encoder(load_model(bench.model), tokens)
+        seen = []
+        train(
+            encoder,
+            data,
+            Evaluator(data, encoder, background=32),
+            Params(**PARAMS, replay=share),
+            Schedule(1, 1, 1, MAIN),
+            seed=1,
+            report=lambda metrics, step, seen=seen: seen.append(step),
+        )
+        steps[share] = max(seen)
+    assert steps[0.0] == -(-len(data.train) // 32)
+    assert steps[0.5] == -(-(len(data.train) + round(len(data.earlier) / 2)) // 32)
+
+
+def test_training_takes_for_negatives_what_was_seen(bench):
+    losses = []
+    for seen_only in (False, True):
+        reports = []
+        bench.train(
+            {"seen_only": seen_only, "loss": "margin_ranking", "negative_downsampling": 1.0},
+            {"epochs": 1, "evaluations": 1},
+            report=lambda metrics, step, reports=reports: reports.append(metrics["train_loss"]),
+        )
+        losses.append(reports[0])
+    assert losses[0] != losses[1]
 
 
 def test_the_distance_shift_is_read_against_the_background(bench):

@@ -39,6 +39,7 @@ class ProbeSettings(MethodSettings):
     note_file: str | None = None  # each training appends a line
     source: str = "probe"
     report: str = "none"  # none | words | error: what it has to say of a best model
+    earlier: int = 0  # sessions of earlier batches that it asks for
     bulk: int = Field(0, description="Bytes of ballast in the model.")
 
 
@@ -52,6 +53,9 @@ class ProbeMethod(Method[ProbeSettings]):
 
     def load_initial_model(self):
         return {"bias": 0.0}
+
+    def earlier_sessions(self):
+        return self.settings.earlier
 
     def search_space(self):
         from optuna.distributions import FloatDistribution
@@ -67,7 +71,11 @@ class ProbeMethod(Method[ProbeSettings]):
         assert (start_model / "MLmodel").is_file()
         return Prepared(
             {"sessions": sessions.num_rows},
-            counts={"sessions": sessions.num_rows, "items": snapshot.items().num_rows},
+            counts={
+                "sessions": sessions.num_rows,
+                "items": snapshot.items().num_rows,
+                "earlier": snapshot.earlier_sessions().num_rows,
+            },
             held_out=self.settings.held_out,
             baseline={"test_score": 0.1, "test_ndcg_at_10": 0.5},
         )

@@ -54,13 +54,16 @@ class Running:
         wait_until(reached, seconds=60, what=f"run {run} to train")
 
     def runs(self, task_id):
+        return [run["info"]["status"] for run in self.mlflow_runs(task_id)]
+
+    def mlflow_runs(self, task_id):
         experiment = self.task(task_id)["experiment_url"].partition("/#/experiments/")[2].partition("/")[0]
         answer = httpx.post(
             f"{self.service.mlflow_url}/api/2.0/mlflow/runs/search",
             json={"experiment_ids": [experiment], "filter": f"tags.`tuneloop.task_id` = '{task_id}'"},
             timeout=30,
         )
-        return [run["info"]["status"] for run in reversed(answer.json()["runs"])]
+        return list(reversed(answer.json()["runs"]))
 
     def local_copies(self):
         return [path for path in (self.service.data_dir / "work").rglob("*") if path.is_file()]
@@ -101,6 +104,16 @@ def test_a_killed_worker_is_replaced_and_goes_on(running):
     assert tried[1] == tried[2]
     assert running.runs(task_id) == ["FINISHED", "KILLED", "FINISHED", "FINISHED"]
     assert running.local_copies() == []
+
+
+def test_a_method_gets_as_many_earlier_sessions_as_it_asks_for(running):
+    found = []
+    for earlier in (0, 7):
+        task_id, _ = running.tune(earlier=earlier, max_runs=1)
+        assert running.service.wait_task(task_id)["status"] == "done"
+        [run] = running.mlflow_runs(task_id)
+        found += [tag["value"] for tag in run["data"]["tags"] if tag["key"] == "tuneloop.data.earlier"]
+    assert found == ["0", "7"]
 
 
 def test_cancel_reaches_a_training_within_seconds(running):

@@ -48,12 +48,16 @@ def setup(database, tmp_path):
     return Setup(database, tmp_path / "snapshots")
 
 
-def write(setup, task):
-    return setup.snapshots.write(*task, check=lambda: None)
+def write(setup, task, **more):
+    return setup.snapshots.write(*task, check=lambda: None, **more)
 
 
 def ids(snapshot):
     return snapshot.sessions()["session_id"].to_pylist()
+
+
+def earlier_ids(snapshot):
+    return snapshot.earlier_sessions()["session_id"].to_pylist()
 
 
 def test_holds_the_sessions_of_the_batch_and_the_texts_they_show(setup):
@@ -69,6 +73,80 @@ def test_holds_the_sessions_of_the_batch_and_the_texts_they_show(setup):
     assert snapshot.items().to_pylist()[0] == {"object_id": "i0", "text": "first"}
     assert snapshot.items()["object_id"].to_pylist() == ["i0", "i1"]
     assert "user_id" not in snapshot.sessions().column_names
+
+
+def test_holds_a_seeded_sample_of_earlier_batches_no_larger_than_its_own(setup):
+    setup.catalog.upsert([Item("i2", "third")])
+    tasks = []
+    for users in ("abcdef", "ghijkl", "mn", "op"):
+        setup.collect(*users)
+        if users == "abcdef":
+            setup.feedback.add_session(NewSession("other", "query", (Result("i2", 0.9, None),)))
+        tasks.append(setup.task())
+    first, third = tasks[0], tasks[2]
+    assert not write(setup, first, earlier=100).has_earlier_sessions
+    assert earlier_ids(write(setup, first, earlier=100)) == []
+    assert not write(setup, tasks[1]).has_earlier_sessions
+
+    snapshot = write(setup, third, earlier=100)
+    drawn = earlier_ids(snapshot)
+    assert len(drawn) == len(set(drawn)) == len(ids(snapshot)) == 6
+    before = ids(write(setup, first)) + ids(write(setup, tasks[1]))
+    assert [each for each in before if each in drawn] == drawn
+    assert set(drawn) & set(before[:19]) and set(drawn) & set(before[19:])
+    assert all(
+        len(session["events"]) == (session["session_id"] != "other")
+        for session in snapshot.earlier_sessions().to_pylist()
+    )
+
+    setup.snapshots.delete(third[0])
+    assert earlier_ids(write(setup, third, earlier=100)) == drawn
+    setup.snapshots.delete(third[0])
+    assert earlier_ids(write(setup, third, earlier=100, seed=1)) != drawn
+    setup.snapshots.delete(third[0])
+    assert len(earlier_ids(write(setup, third, earlier=4))) == 4
+
+
+def test_holds_the_texts_that_earlier_sessions_show(setup):
+    setup.catalog.upsert([Item("i2", "third")])
+    setup.feedback.add_session(NewSession("other", "query", (Result("i2", 0.9, None),)))
+    setup.task()
+    setup.collect("a")
+    snapshot = write(setup, setup.task(), earlier=1)
+    assert earlier_ids(snapshot) == ["other"]
+    assert snapshot.items()["object_id"].to_pylist() == ["i0", "i1", "i2"]
+
+
+def test_a_user_of_an_earlier_batch_is_forgotten(setup):
+    setup.collect("secret", "a")
+    setup.task()
+    setup.collect("b", "c")
+    snapshot = write(setup, setup.task(), earlier=100)
+    assert len(earlier_ids(snapshot)) == 6 and SECRET.encode() in setup.files()
+    setup.erasure.forget_user("secret")
+    assert earlier_ids(snapshot) == ["a-0", "a-1", "a-2"]
+    assert len(ids(snapshot)) == 6
+    assert SECRET.encode() not in setup.files()
+
+
+def test_earlier_sessions_forgotten_after_a_killed_attempt_leave_no_trace(setup):
+    setup.collect("secret")
+    setup.task()
+    setup.collect("a")
+    task = setup.task()
+
+    def check():
+        for file in setup.folder.rglob("earlier_sessions.parquet"):
+            file.with_name(f"{file.name}.part").write_bytes(file.read_bytes())
+            raise Canceled
+
+    with pytest.raises(Canceled):
+        setup.snapshots.write(*task, earlier=100, check=check)
+    assert SECRET.encode() in setup.files()
+    setup.erasure.forget_user("secret")
+    snapshot = write(setup, task, earlier=100)
+    assert not snapshot.has_earlier_sessions
+    assert SECRET.encode() not in setup.files()
 
 
 def test_is_written_once(setup):

@@ -1,5 +1,6 @@
 """Reading sessions with their events, in the order they arrived."""
 
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from tuneloop.feedback.records import Event, Result, Session
-from tuneloop.feedback.tables import events, sessions
+from tuneloop.feedback.tables import batches, events, sessions
+
+# 2**32 over the golden ratio squared: multiples of it, modulo 2**32, are spread evenly.
+_MULTIPLIER = 1640531527
 
 
 def read_session(connection: sa.Connection, session_id: str) -> Session | None:
@@ -37,6 +41,26 @@ def read_pages(connection: sa.Connection, batch_id: str, *, chunk: int) -> Itera
         page, after = read_page(connection, batch_id, after=after, limit=chunk)
         if page:
             yield page
+
+
+def read_earlier(
+    connection: sa.Connection, batch_id: str, *, limit: int, seed: int, chunk: int
+) -> Iterator[list[Session]]:
+    """A sample of up to `limit` sessions of the batches before this one, `chunk` at a time.
+
+    Drawn are those with the smallest hashes of their sequence numbers (Fibonacci hashing: Knuth, The Art of Computer
+    Programming, volume 3, section 6.4): the same ones each time, but that another takes a forgotten one's place.
+    """
+    seq: int = connection.execute(sa.select(batches.c.seq).where(batches.c.batch_id == batch_id)).scalar_one()
+    shift = zlib.crc32(f"{seed}/{seq}".encode())
+    hashed = (sessions.c.seq + shift) % 2**32 * _MULTIPLIER % 2**32
+    earlier = sa.select(batches.c.batch_id).where(batches.c.seq < seq)
+    query = sa.select(sessions.c.seq).where(sessions.c.batch_id.in_(earlier)).order_by(hashed).limit(limit)
+    drawn = sorted(connection.scalars(query))
+    for begin in range(0, len(drawn), chunk):
+        part = sessions.c.seq.in_(drawn[begin : begin + chunk])
+        rows = connection.execute(sa.select(sessions).where(part).order_by(sessions.c.seq)).all()
+        yield _with_events(connection, rows)
 
 
 def _with_events(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Session]:

@@ -11,7 +11,7 @@ from tuneloop.errors import Conflict, InvalidInput, NotFound
 from tuneloop.feedback import batches as batching
 from tuneloop.feedback.importing import ImportReport, Rejected, import_entries
 from tuneloop.feedback.ndjson import parse_lines
-from tuneloop.feedback.reading import read_page, read_pages, read_session
+from tuneloop.feedback.reading import read_earlier, read_page, read_pages, read_session
 from tuneloop.feedback.recording import Outcome, add_events, record
 from tuneloop.feedback.records import Batch, Entry, Event, NewEvent, NewSession, Result, Session
 from tuneloop.feedback.tables import batches, sessions
@@ -145,6 +145,12 @@ class FeedbackStore:
     def stream_batch(self, connection: sa.Connection, batch_id: str, *, chunk: int = 1000) -> Iterator[list[Session]]:
         """All sessions of a batch in the order they arrived, up to `chunk` at a time."""
         return read_pages(connection, batch_id, chunk=chunk)
+
+    def stream_earlier(
+        self, connection: sa.Connection, batch_id: str, *, limit: int, seed: int = 0, chunk: int = 1000
+    ) -> Iterator[list[Session]]:
+        """A seeded sample of up to `limit` sessions of earlier batches, likewise."""
+        return read_earlier(connection, batch_id, limit=limit, seed=seed, chunk=chunk)
 
     def existing(self, connection: sa.Connection, session_ids: Collection[str]) -> set[str]:
         """Those of the session ids that are stored."""

@@ -30,8 +30,9 @@ class Search:
         space: the hyperparameters and their distributions.
         direction: which way the main metric gets better.
         seed: of the whole search.
-        first: a set of hyperparameters to try before anything else.
-        around: narrow the space to the neighbourhood of `first`, as for every iteration but a method's first.
+        defaults: a set of hyperparameters to try before anything else.
+        best: those of the last iteration, which take the place of the defaults. The space is narrowed to their
+            neighbourhood; hyperparameters that an older version did not have are searched as in a first iteration.
     """
 
     def __init__(
@@ -40,13 +41,16 @@ class Search:
         *,
         direction: "Direction",
         seed: int,
-        first: Mapping[str, Any] | None = None,
-        around: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+        best: Mapping[str, Any] | None = None,
     ) -> None:
-        known = {name: value for name, value in (first or {}).items() if name in space and _holds(space[name], value)}
-        self.first = known or None
+        defaults, best = (
+            {name: value for name, value in (params or {}).items() if name in space and _holds(space[name], value)}
+            for params in (defaults, best)
+        )
+        self.first = {**defaults, **best} or None
         self.space = {
-            name: _narrow(distribution, known[name]) if around and name in known else distribution
+            name: _narrow(distribution, best[name]) if name in best else distribution
             for name, distribution in space.items()
         }
         self.direction = direction
@@ -70,11 +74,12 @@ class Search:
     def _frozen(self, record: RunRecord) -> FrozenTrial:
         states = {"done": TrialState.COMPLETE, "ineligible": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         state = states.get(record.outcome, TrialState.FAIL)
+        params = {name: value for name, value in record.params.items() if name in self.space}
         return optuna.trial.create_trial(
             state=state,
             value=record.value if state == TrialState.COMPLETE else None,
-            params={name: value for name, value in record.params.items() if name in self.space},
-            distributions=self.space,
+            params=params,
+            distributions={name: self.space[name] for name in params},
             intermediate_values=dict(enumerate(record.course)),
             # Above zero is infeasible.
             constraints={"eligible": float(record.outcome == "ineligible")} if state == TrialState.COMPLETE else None,

@@ -54,11 +54,11 @@ def best_of(job: Job, records: list[RunRecord]) -> RunRecord | None:
 
 def _search(job: Job, start: StartModel) -> Search:
     return Search(
-        job.method.search_space(),
+        job.method.search_space_for(job.snapshot),
         direction=job.direction,
         seed=job.method.settings.seed,
-        first=job.method.default_params() if start.is_initial else start.params,
-        around=not start.is_initial,
+        defaults=job.method.default_params(),
+        best=start.params,
     )
 
 

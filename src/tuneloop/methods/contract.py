@@ -191,9 +191,17 @@ class Method(ABC, Generic[S]):
 
     # -- learning
 
+    def earlier_sessions(self) -> int:
+        """How many sessions of earlier batches the snapshot is to hold; it holds no more than the batch has."""
+        return 0
+
     @abstractmethod
     def search_space(self) -> Mapping[str, "BaseDistribution"]:
         """The hyperparameters and where to look for them, as Optuna distributions."""
+
+    def search_space_for(self, snapshot: Snapshot) -> Mapping[str, "BaseDistribution"]:
+        """The search space, less what makes no difference on this snapshot."""
+        return self.search_space()
 
     def default_params(self) -> Mapping[str, Any] | None:
         """Hyperparameters known to work, tried first in a first iteration; None to begin with a guess."""

@@ -74,6 +74,10 @@ class FixedParams(BaseModel):
     inverse_propensity: bool = Field(
         False, description="Let a click weigh the more the less people look at its position."
     )
+    averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
+    distillation: float = Field(0.0, ge=0, description="Weight of keeping what the start model thinks of a batch.")
+    seen_only: bool = Field(False, description="Leave out results more than one place below a session's last click.")
+    replay: float = Field(0.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
 
 
 # With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
@@ -100,6 +104,9 @@ class DefaultSettings(MethodSettings):
         "full",
         description="What is trained: the encoders of queries and items; that of queries alone, so that no item needs "
         "embedding again; or, quickest, a linear layer on the embeddings of queries. The last two make two encoders.",
+    )
+    replay_sessions: int = Field(
+        10_000, ge=0, description="Sessions of earlier batches to draw replayed ones from, no more than the batch has."
     )
     max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
@@ -190,6 +197,10 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
     # -- learning
 
+    def earlier_sessions(self) -> int:
+        """Those of the settings; none when no run would train on them."""
+        return self.settings.replay_sessions if self._given.get("replay", 1.0) > 0 else 0
+
     def search_space(self) -> Mapping[str, BaseDistribution]:
         """Where to look for each hyperparameter; one that `fixed_params` holds has that value alone."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -208,6 +219,10 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
+            "averaging": FloatDistribution(0.0, 0.3),
+            "distillation": FloatDistribution(0.0, 0.5),
+            "seen_only": CategoricalDistribution((False, True)),
+            "replay": FloatDistribution(0.0, 0.5),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)
@@ -216,6 +231,13 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         if self.settings.mode == "adapter":
             space["query_lr"] = FloatDistribution(3e-4, 1e-2, log=True)
         return space | {name: CategoricalDistribution((value,)) for name, value in self._given.items()}
+
+    def search_space_for(self, snapshot: Snapshot) -> Mapping[str, BaseDistribution]:
+        """The search space; without `replay` where there is nothing to replay."""
+        space = dict(self.search_space())
+        if not snapshot.has_earlier_sessions:
+            del space["replay"]
+        return space
 
     def default_params(self) -> Mapping[str, Any]:
         """Known to work on short and long texts; with `fixed_params` in their places."""
@@ -232,7 +254,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         from tuneloop.search.tokens import tokenize
 
         context.progress("reading the sessions")
-        log = read_log(snapshot.sessions(), snapshot.items(), click_types=self.settings.click_event_types)
+        log = read_log(
+            snapshot.sessions(),
+            snapshot.items(),
+            earlier=snapshot.earlier_sessions(),
+            click_types=self.settings.click_event_types,
+        )
         training = make_training_data(
             log, propensity_exponent=self.settings.propensity_exponent, seed=self.settings.seed
         )

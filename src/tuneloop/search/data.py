@@ -26,6 +26,7 @@ class TrainingData:
         texts: each distinct text once: first the queries, then the items.
         queries: how many of the texts are queries.
         train: sessions to learn from: each irrelevant, or with a clicked result.
+        earlier: such sessions of earlier batches, see `with_replay`.
         held_out: such sessions with at least two results, to judge models with.
         counts: what was found and what was left out, by name.
         propensity: the chance that somebody looked at a position.
@@ -34,6 +35,7 @@ class TrainingData:
     texts: list[str]
     queries: int
     train: Sessions
+    earlier: Sessions
     held_out: Sessions
     counts: Mapping[str, int | float | str]
     propensity: Propensity
@@ -43,22 +45,35 @@ class TrainingData:
         """The number of held-out sessions with a click, from which ranking metrics are computed."""
         return int((~self.held_out.irrelevant).sum())
 
+    def with_replay(self, share: float, *, seed: int) -> Sessions:
+        """The training sessions, and after them a share of the earlier ones, drawn by the seed.
+
+        Training on some of what was learnt before is the plainest guard against forgetting it (Robins, Catastrophic
+        Forgetting, Rehearsal and Pseudorehearsal, 1995).
+        """
+        count = round(share * len(self.earlier))
+        if not count:
+            return self.train
+        chosen = np.random.default_rng(seed).choice(len(self.earlier), count, replace=False)
+        return self.train.join(self.earlier.select(np.sort(chosen)))
+
 
 def make_training_data(log: Log, *, propensity_exponent: float | None = None, seed: int = 0) -> TrainingData:
     """Leave out what nothing can be learnt from, count it, and split the rest by query.
+
+    Sessions of earlier batches judge nothing, and say nothing of the propensity.
 
     Args:
         log: what people did.
         propensity_exponent: see `Propensity`; without it, it is estimated from the sessions that are not held out.
         seed: of that estimate.
     """
-    sessions = log.sessions.keep(log.sessions.result >= 0)
+    sessions, earlier = (each.keep(each.result >= 0) for each in (log.sessions, log.earlier))
     results = np.diff(sessions.starts)
-    clicks = sessions.count(sessions.clicked)
-    unknown = results == 0
-    usable = ~unknown & (sessions.irrelevant | (clicks > 0))
+    unknown, usable = results == 0, _usable(sessions)
     held_out_query = np.array([is_held_out(query) for query in log.queries], dtype=bool)
-    on_test = held_out_query[sessions.query] if len(sessions) else np.zeros(0, bool)
+    on_test = held_out_query[sessions.query]
+    earlier = earlier.select(_usable(earlier) & ~held_out_query[earlier.query])
     if propensity_exponent is None:
         shown = log.sessions.select(~on_test)
         propensity = estimate(shown, log.score[~on_test[log.sessions.session]], seed=seed)
@@ -75,26 +90,31 @@ def make_training_data(log: Log, *, propensity_exponent: float | None = None, se
         "sessions_with_one_result": int((np.diff(log.sessions.starts) == 1).sum()),
         "sessions_train": int(train.sum()),
         "sessions_held_out": int(held_out.sum()),
+        "sessions_earlier": len(earlier),
         "results": len(log.sessions.result),
         "results_unknown": int((log.sessions.result < 0).sum()),
         "clicks": int(sessions.clicked.sum()),
-        "queries": len(log.queries),
-        "items": len(log.items),
+        "queries": len(np.unique(sessions.query)),
+        "items": len(np.unique(sessions.result)),
     }
-    return _renumber(log, sessions, train, held_out, counts | propensity.counts, propensity)
+    parts = sessions.select(train), earlier, sessions.select(held_out)
+    return _renumber(log, parts, counts | propensity.counts, propensity)
+
+
+def _usable(sessions: Sessions) -> NDArray[np.bool_]:
+    """Which sessions say something of a known item, (S,)."""
+    return (np.diff(sessions.starts) > 0) & (sessions.irrelevant | (sessions.count(sessions.clicked) > 0))
 
 
 def _renumber(
     log: Log,
-    sessions: Sessions,
-    train: NDArray[np.bool_],
-    held_out: NDArray[np.bool_],
+    parts: tuple[Sessions, Sessions, Sessions],
     counts: Mapping[str, int | float | str],
     propensity: Propensity,
 ) -> TrainingData:
     """Number the texts anew, so that only those in use are kept: queries first, then items."""
-    used = sessions.select(train | held_out)
-    query_rows, item_rows = np.unique(used.query), np.unique(used.result)
+    query_rows = np.unique(np.concatenate([part.query for part in parts]))
+    item_rows = np.unique(np.concatenate([part.result for part in parts]))
 
     def renumbered(part: Sessions) -> Sessions:
         return Sessions(
@@ -107,14 +127,8 @@ def _renumber(
         )
 
     texts = [log.queries[row] for row in query_rows] + [log.items[row] for row in item_rows]
-    return TrainingData(
-        texts,
-        len(query_rows),
-        renumbered(sessions.select(train)),
-        renumbered(sessions.select(held_out)),
-        counts,
-        propensity,
-    )
+    train, earlier, held_out = map(renumbered, parts)
+    return TrainingData(texts, len(query_rows), train, earlier, held_out, counts, propensity)
 
 
 @dataclass(frozen=True)
@@ -156,6 +170,7 @@ class Sampler:
         irrelevant: whether to use irrelevant sessions.
         propensity_exponent: weigh clicks by `metrics.click_weights`, so that a session with clicks weighs 1 on
             average; 0 weighs all alike.
+        seen_only: whether to use only those not-clicked results that `Sessions.seen` holds.
     """
 
     def __init__(
@@ -166,7 +181,9 @@ class Sampler:
         negative_share: float,
         irrelevant: bool = True,
         propensity_exponent: float = 0.0,
+        seen_only: bool = False,
     ) -> None:
+        sessions = sessions.keep(sessions.seen) if seen_only else sessions
         self.sessions = sessions if irrelevant else sessions.select(~sessions.irrelevant)
         self.batch_size = batch_size
         self.negative_share = negative_share

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import kl_div, log_softmax, softplus
 
 from tuneloop.search.data import Batch
 
@@ -70,6 +70,23 @@ def _push_away(scores: Tensor, batch: Batch, margin: float, temperature: float) 
     background = scores.detach().mean(dim=1)
     weight = torch.from_numpy(batch.away_weight).to(scores.device)
     return (weight * softplus((scores[query, shown] - background[query] + margin) / temperature)).sum()
+
+
+def distillation(scores: Tensor, start: Tensor, *, temperature: float) -> Tensor:
+    """How far the model has left the start model: KL(start ‖ model) of their softmax over the batch's items.
+
+    A student that keeps its teacher's soft answers keeps what no label tells (Hinton, Vinyals and Dean, Distilling the
+    Knowledge in a Neural Network, 2015; against forgetting: Li and Hoiem, Learning without Forgetting, 2016).
+
+    Args:
+        scores, start: cosine similarities by the model and by the start model, (Q, M) float32.
+        temperature: of both.
+
+    Returns:
+        The mean over the queries, a scalar; 0 where both agree.
+    """
+    now, before = log_softmax(scores / temperature, dim=1), log_softmax(start / temperature, dim=1)
+    return kl_div(now, before, reduction="batchmean", log_target=True)
 
 
 LOSSES: dict[str, Loss] = {"contrastive": contrastive, "margin_ranking": margin_ranking}

@@ -68,21 +68,55 @@ class Sessions:
             self.query, self.irrelevant, starts, self.result[results], self.clicked[results], self.position[results]
         )
 
+    def join(self, others: Sessions) -> Sessions:
+        """These sessions and after them the others."""
+        return Sessions(
+            np.concatenate([self.query, others.query]),
+            np.concatenate([self.irrelevant, others.irrelevant]),
+            np.concatenate([self.starts, self.starts[-1] + others.starts[1:]]),
+            np.concatenate([self.result, others.result]),
+            np.concatenate([self.clicked, others.clicked]),
+            np.concatenate([self.position, others.position]),
+        )
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Which results the user looked at, to judge by the clicks, (R,): those down to the one below the last click.
+
+        After the strategies "last click > skip above" and "click > no-click next" of Joachims et al., Accurately
+        Interpreting Clickthrough Data as Implicit Feedback, 2005, section 5. Of an irrelevant session it is all.
+        """
+        session = self.session
+        last = np.zeros(len(self), np.int64)
+        np.maximum.at(last, session[self.clicked], self.position[self.clicked])
+        return self.irrelevant[session] | (self.position <= last[session] + 1)
+
 
 @dataclass(frozen=True)
 class Log:
-    """Sessions and their texts: `sessions.query` counts in `queries`, `sessions.result` in `items`.
+    """Sessions and their texts: `query` counts in `queries`, `result` in `items`.
 
-    `score` is the score by which each result was ranked when it was shown, NaN where it is not known, (R,).
+    Attributes:
+        sessions: those of the batch.
+        earlier: some of earlier batches.
+        queries, items: distinct texts.
+        score: by which each result of `sessions` was ranked when it was shown, NaN where it is not known, (R,).
     """
 
     sessions: Sessions
+    earlier: Sessions
     queries: list[str]
     items: list[str]
     score: NDArray[np.float64]
 
 
-def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str] = ("click",)) -> Log:
+def read_log(
+    sessions: pa.Table,
+    items: pa.Table,
+    *,
+    earlier: pa.Table | None = None,
+    click_types: Collection[str] = ("click",),
+) -> Log:
     """Read sessions and items from Arrow tables; each distinct text is one row.
 
     Args:
@@ -90,8 +124,12 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
             {object_id, event_type, ...}) and `is_irrelevant`; others are ignored. The results' `rank`, if there is
             one, is the score that they were ranked by.
         items: columns `object_id` and `text`; an item without text counts as unknown.
+        earlier: sessions of earlier batches, in the same columns.
         click_types: the event types that count as a click.
     """
+    count = len(sessions)
+    if earlier is not None and len(earlier):
+        sessions = pa.concat_tables([sessions, earlier])
     query, queries = _distinct(sessions["search_query"])
     known = items.filter(pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(items["text"])), ZERO), FALSE))
     item_row, item_texts = _distinct(known["text"])
@@ -108,7 +146,8 @@ def read_log(sessions: pa.Table, items: pa.Table, *, click_types: Collection[str
         _clicked(shown, starts, events, event_starts, click_types),
         np.arange(len(result)) - np.repeat(starts[:-1], lengths) + 1,
     )
-    return Log(columns, queries, item_texts, _scores(shown))
+    own = np.arange(len(columns)) < count
+    return Log(columns.select(own), columns.select(~own), queries, item_texts, _scores(shown)[: starts[count]])
 
 
 def _array(column: Any) -> Any:

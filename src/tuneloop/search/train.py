@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,8 @@ from tuneloop.search.cache import PrefixCache
 from tuneloop.search.data import Batch, Sampler, TrainingData
 from tuneloop.search.encoder import Check, Encoder
 from tuneloop.search.evaluate import Evaluator
-from tuneloop.search.losses import LOSSES
+from tuneloop.search.losses import LOSSES, distillation
+from tuneloop.search.start import StartModel
 
 Report = Callable[[Mapping[str, float], int], None]
 MAX_GRADIENT_NORM = 1.0
@@ -41,6 +43,10 @@ class Params:
         batch_size: sessions in a step.
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
         inverse_propensity: whether a click weighs the more the less people look where it was.
+        averaging: the start model's share in the weights that are evaluated and kept; see `StartModel.averaged`.
+        distillation: the weight of `losses.distillation`, which keeps what the start model thinks of a batch.
+        seen_only: whether a not-clicked result is a negative only where the user looked; see `Sessions.seen`.
+        replay: the share of the earlier batches' sessions that is trained on as well; see `TrainingData.with_replay`.
     """
 
     num_fixed_layers: int
@@ -57,6 +63,10 @@ class Params:
     batch_size: int
     max_length: int | None = None
     inverse_propensity: bool = False
+    averaging: float = 0.0
+    distillation: float = 0.0
+    seen_only: bool = False
+    replay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,12 +133,15 @@ def train(
         negative_share=params.negative_downsampling,
         irrelevant=not params.not_irrelevant_only,
         propensity_exponent=data.propensity.exponent if params.inverse_propensity else 0.0,
+        seen_only=params.seen_only,
     )
-    sampler = sampler_of(data.train)
+    sampler = sampler_of(data.with_replay(params.replay, seed=seed))
     steps = len(sampler) * schedule.epochs
     if steps == 0:
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
+    start = StartModel(encoder, max_length=params.max_length) if params.averaging or params.distillation else None
+    encode = partial(encoder.encode, max_length=params.max_length)
     optimizer = torch.optim.AdamW(
         encoder.parameter_groups(
             query_lr=params.query_lr,
@@ -148,10 +161,14 @@ def train(
         for batch in sampler.epoch(np.random.default_rng([seed, epoch])):
             check()
             step += 1
-            loss = loss_of(_scores(encoder, batch, params.max_length, check), batch)
+            before = _scores(start.encode, batch, check) if start and params.distillation else None
+            scores = _scores(encode, batch, check)
+            loss = loss_of(scores, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
+            if before is not None:
+                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             torch.nn.utils.clip_grad_norm_(
@@ -162,7 +179,9 @@ def train(
             report({"train_loss": value}, step)
             if step not in evaluate_at:
                 continue
-            found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
+            with start.averaged(params.averaging) if start else nullcontext():
+                found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
+                state = encoder.trained_state()
             found["train_loss"] = value
             if schedule.main_metric not in found:
                 raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
@@ -170,7 +189,7 @@ def train(
             rank = eligible(found), main if schedule.maximize else -main
             stale = 0 if best is None or rank > best else stale + 1
             if stale == 0:
-                best, best_metrics, best_state = rank, found, encoder.trained_state()
+                best, best_metrics, best_state = rank, found, state
             report(found, step)
             if stale >= schedule.patience:
                 break
@@ -181,10 +200,10 @@ def train(
     return best_metrics
 
 
-def _scores(encoder: Encoder, batch: Batch, max_length: int | None, check: Check) -> Tensor:
-    """Cosine similarities of the batch's queries and items, (Q, M), with gradients."""
+def _scores(encode: Callable[..., Tensor], batch: Batch, check: Check) -> Tensor:
+    """Cosine similarities of the batch's queries and items, (Q, M), by their embeddings."""
     queries, rows = len(batch.queries), np.concatenate([batch.queries, batch.items])
-    embeddings = encoder.encode(rows, max_length=max_length, check=check)
+    embeddings = encode(rows, check=check)
     return embeddings[:queries] @ embeddings[queries:].T
 
 

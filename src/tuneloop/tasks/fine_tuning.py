@@ -61,7 +61,11 @@ class FineTuning:
         kind = self._registry.get(task.method)
         method = kind(kind.settings_schema(**(task.settings or {})))
         follower.progress(stage="snapshot")
-        url = durable("snapshot", lambda: self._snapshots.write(task.id, batch_id, check=follower.check).url)
+        earlier, seed = method.earlier_sessions(), method.settings.seed
+        url = durable(
+            "snapshot",
+            lambda: self._snapshots.write(task.id, batch_id, earlier=earlier, seed=seed, check=follower.check).url,
+        )
         job = Job(
             task.id,
             task.attempt,

@@ -1,6 +1,7 @@
 """Snapshots: written once for a task, kept free of forgotten people, deleted when the task is done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import fsspec
@@ -32,8 +33,13 @@ class SnapshotStore:
         self._catalog = catalog
         self._url = url
 
-    def write(self, task_id: str, batch_id: str, *, check: Callable[[], None]) -> Snapshot:
-        """The task's snapshot, written if it is not there yet. `check` is called often and may raise."""
+    def write(
+        self, task_id: str, batch_id: str, *, earlier: int = 0, seed: int = 0, check: Callable[[], None]
+    ) -> Snapshot:
+        """The task's snapshot, written if it is not there yet, with up to `earlier` sessions of earlier batches.
+
+        `seed` is that of their sample. `check` is called often and may raise.
+        """
         snapshot = Snapshot(f"{self._url}/{task_id}")
         with self._database.write() as connection:
             row = connection.execute(_row(task_id)).one_or_none()
@@ -45,7 +51,7 @@ class SnapshotStore:
                 connection.execute(_update(task_id, erasures=0, url=snapshot.url))
         while True:
             with self._database.read() as connection:
-                self._write_files(connection, snapshot, batch_id, check)
+                self._write_files(connection, snapshot, batch_id, earlier=earlier, seed=seed, check=check)
             with self._database.write() as connection:
                 row = connection.execute(_row(task_id).with_for_update()).one()
                 connection.execute(_update(task_id, erasures=0, complete=row.erasures == 0))
@@ -58,9 +64,7 @@ class SnapshotStore:
             row = connection.execute(_row(task_id)).one_or_none()
         if row is None:
             return
-        filesystem, path = fsspec.core.url_to_fs(row.url)
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
+        _delete(row.url)
         with self._database.write() as connection:
             connection.execute(sa.delete(snapshots).where(snapshots.c.task_id == task_id))
 
@@ -90,18 +94,30 @@ class SnapshotStore:
             with self._database.write() as connection:
                 row = connection.execute(_row(task_id).with_for_update()).one_or_none()
                 if row is not None and row.complete and row.erasures > 0:
-                    self._drop_forgotten(connection, Snapshot(row.url))
+                    snapshot = Snapshot(row.url)
+                    self._drop_forgotten(connection, snapshot.sessions_url)
+                    if snapshot.has_earlier_sessions:
+                        self._drop_forgotten(connection, snapshot.earlier_sessions_url)
                     connection.execute(_update(task_id, erasures=0))
 
     def _write_files(
-        self, connection: sa.Connection, snapshot: Snapshot, batch_id: str, check: Callable[[], None]
+        self,
+        connection: sa.Connection,
+        snapshot: Snapshot,
+        batch_id: str,
+        *,
+        earlier: int,
+        seed: int,
+        check: Callable[[], None],
     ) -> None:
+        _delete(snapshot.url)  # what a killed attempt left may show people who were forgotten since
         shown: set[str] = set()
-        with replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer:
-            for chunk in self._feedback.stream_batch(connection, batch_id, chunk=CHUNK):
-                check()
-                writer.write_table(_sessions_table(chunk))
-                shown.update(result.object_id for session in chunk for result in session.search_results)
+        chunks = self._feedback.stream_batch(connection, batch_id, chunk=CHUNK)
+        count = _write_sessions(snapshot.sessions_url, chunks, shown, check)
+        limit = min(earlier, count)
+        chunks = self._feedback.stream_earlier(connection, batch_id, limit=limit, seed=seed, chunk=CHUNK)
+        if first := next(chunks, None):
+            _write_sessions(snapshot.earlier_sessions_url, chain([first], chunks), shown, check)
         ordered = sorted(shown)
         with replacing(snapshot.items_url, ITEMS_SCHEMA) as writer:
             for begin in range(0, len(ordered), CHUNK):
@@ -110,15 +126,30 @@ class SnapshotStore:
                 rows = [{"object_id": object_id, "text": contents[object_id]} for object_id in sorted(contents)]
                 writer.write_table(pa.Table.from_pylist(rows, ITEMS_SCHEMA))
 
-    def _drop_forgotten(self, connection: sa.Connection, snapshot: Snapshot) -> None:
-        with (
-            fsspec.open(snapshot.sessions_url, "rb") as stream,
-            replacing(snapshot.sessions_url, SESSIONS_SCHEMA) as writer,
-        ):
+    def _drop_forgotten(self, connection: sa.Connection, url: str) -> None:
+        with fsspec.open(url, "rb") as stream, replacing(url, SESSIONS_SCHEMA) as writer:
             for batch in pq.ParquetFile(stream).iter_batches(CHUNK):
                 ids = [str(session_id) for session_id in batch.column("session_id").to_pylist()]
                 known = self._feedback.existing(connection, ids)
                 writer.write_batch(batch.filter(pa.array([session_id in known for session_id in ids], pa.bool_())))
+
+
+def _write_sessions(url: str, chunks: Iterable[list[Session]], shown: set[str], check: Callable[[], None]) -> int:
+    """Write sessions, note the items they show, and count them."""
+    count = 0
+    with replacing(url, SESSIONS_SCHEMA) as writer:
+        for chunk in chunks:
+            check()
+            writer.write_table(_sessions_table(chunk))
+            shown.update(result.object_id for session in chunk for result in session.search_results)
+            count += len(chunk)
+    return count
+
+
+def _delete(url: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
 
 
 def _sessions_table(sessions: list[Session]) -> pa.Table:
