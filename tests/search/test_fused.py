@@ -88,7 +88,7 @@ def test_bfloat16_comes_to_the_same_within_its_precision(tmp_path):
     exact, rough = learn(model, fused=False), learn(model, fused=True, precision="bf16", threads=2)
     torch.testing.assert_close(rough[0], exact[0], atol=0.01, rtol=0)
     gradients = [torch.cat([found[name].flatten() for name in exact[1]]) for _, found in (exact, rough)]
-    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken"])
