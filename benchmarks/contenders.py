@@ -142,16 +142,15 @@ def start_model() -> Any:
 def quality(model: Any) -> dict[str, float]:
     """nDCG@10 and MRR on the test queries, which decide nothing."""
     from rare_diseases import ranking_quality
+    from tuneloop.search.bulk import BulkEncoder
 
     folder = need("rare-diseases")
     items, queries = read_lines(folder / "items.jsonl.gz"), read_lines(folder / "queries.test.jsonl.gz")
-    texts = [query["query"] for query in queries]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        vectors = [
-            model.encode(part, convert_to_tensor=True, normalize_embeddings=True, batch_size=64).float().numpy()
-            for part in ([item["text"] for item in items], texts)
-        ]
-    return ranking_quality(vectors[1] @ vectors[0].T, [item["object_id"] for item in items], queries)
+    vectors = {}
+    for side, texts in (("document", [item["text"] for item in items]), ("query", [each["query"] for each in queries])):
+        with BulkEncoder(model, side=side) as encoder:
+            vectors[side] = encoder.encode(texts)
+    return ranking_quality(vectors["query"] @ vectors["document"].T, [item["object_id"] for item in items], queries)
 
 
 # -- what people would use instead

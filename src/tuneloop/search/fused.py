@@ -53,6 +53,10 @@ class _Pass:
             start += count * length
 
 
+# The hidden states (T, H) of a pass's tokens, one text after the other.
+Source = Callable[[_Pass], Tensor]
+
+
 class FusedEncoder:
     """A text encoder of BERT's layers, as `TokenTable` rows to embeddings.
 
@@ -105,16 +109,20 @@ class FusedEncoder:
         for part in _split(lengths[order], np.inf if learning else PORTION_TOKENS):
             check()
             chosen = rows[order[part.texts]]
-            if hidden is None:
-                states = self._states(tokens, chosen, side, part.lengths, depth)
+            states: Tensor | None = None
+            if hidden is not None:
+                source = self._known(hidden, tokens, chosen)
+            elif learning and not depth:
+                states = self._embed(tokens, chosen, side, part.lengths)
+                source = _sliced(states.detach())
             else:
-                states = hidden[_places(tokens, chosen, part.lengths)].to(self._dtype)
+                source = self._below(tokens, chosen, side, depth)
             run = _Run(self, part.lengths, self._layers[depth:], tokens.extras[side])
             if learning:
                 parameters = [each for layer in run.layers for each in layer.parameters] + self._tail_parameters
-                found.append(_Learn.apply(run, states, *parameters))  # type: ignore[no-untyped-call]
+                found.append(_Learn.apply(run, source, states, *parameters))  # type: ignore[no-untyped-call]
             else:
-                found.append(run.forward(states, learning=False))
+                found.append(run.forward(source, learning=False))
         back = torch.from_numpy(np.argsort(order))
         return torch.cat(found)[back] if found else torch.zeros(0, 0)
 
@@ -133,22 +141,32 @@ class FusedEncoder:
         for part in _split(tokens.lengths[rows[order]], PORTION_TOKENS):
             check()
             chosen = rows[order[part.texts]]
-            with torch.no_grad():
-                states = self._states(tokens, chosen, side, part.lengths, depth)
+            run = _Run(self, part.lengths, self._layers[:depth], {}, tail=False)
+            states = run.forward(self._below(tokens, chosen, side, 0), learning=False)
             hidden[_places(tokens, chosen, part.lengths)] = states.to(hidden.dtype)
 
-    def _states(
-        self, tokens: TokenTable, rows: NDArray[np.int64], side: str, lengths: NDArray[np.int64], depth: int
-    ) -> Tensor:
-        """The hidden states of the tokens of rows above the first `depth` layers; with gradients when that is 0."""
-        features, _ = tokens.batch(rows, side, max_length=int(lengths.max(initial=1)))
-        real = features["attention_mask"].bool()
-        named = {name: features[name] for name in ("input_ids", "token_type_ids") if name in features}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not depth):
-            states: Tensor = self._embeddings(**named)[real].to(self._dtype)
-        if depth:
-            states = _Run(self, lengths, self._layers[:depth], {}, tail=False).forward(states, learning=False)
+    def _known(self, hidden: Tensor, tokens: TokenTable, rows: NDArray[np.int64]) -> Source:
+        """Hidden states that were computed before."""
+        return lambda part: hidden[_places(tokens, rows[part.texts], part.lengths)].to(self._dtype)
+
+    def _below(self, tokens: TokenTable, rows: NDArray[np.int64], side: str, depth: int) -> Source:
+        """The hidden states above the first `depth` layers, computed pass by pass."""
+        layers = [layer.weights(self._dtype) for layer in self._layers[:depth]]
+
+        def states(part: _Pass) -> Tensor:
+            found = self._embed(tokens, rows[part.texts], side, part.lengths)
+            for layer in layers:
+                found, _ = layer.forward(found, part, learning=False)
+            return found
+
         return states
+
+    def _embed(self, tokens: TokenTable, rows: NDArray[np.int64], side: str, lengths: NDArray[np.int64]) -> Tensor:
+        """What enters the first layer, (T, H)."""
+        features, _ = tokens.batch(rows, side, max_length=int(lengths.max(initial=1)))
+        named = {name: features[name] for name in ("input_ids", "token_type_ids") if name in features}
+        states: Tensor = self._embeddings(**named)
+        return states[features["attention_mask"].bool()].to(self._dtype)
 
     def finish(self, states: Tensor, lengths: NDArray[np.int64], extras: dict[str, Any]) -> Tensor:
         """What comes after the layers: hidden states (T, H) of texts to embeddings (B, d), float32."""
@@ -188,20 +206,17 @@ class _Run:
         self._passes = list(_split(lengths, max(total / passes, 1.0)))
         self._kept: list[Any] = []
 
-    def forward(self, states: Tensor, *, learning: bool) -> Tensor:
+    def forward(self, source: Source, *, learning: bool) -> Tensor:
         """Hidden states (T, H) to embeddings (B, d), or without a tail to hidden states (T, H)."""
-        with torch.no_grad():
-            answers = list(
-                self._lanes.map(lambda part: self._forward(states[part.tokens], part, learning), self._passes)
-            )
+        answers = list(self._lanes.map(lambda part: self._forward(source, part, learning), self._passes))
         if learning:
             self._kept = [kept for _, kept in answers]
         return torch.cat([found for found, _ in answers])
 
-    def _forward(self, states: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
+    def _forward(self, source: Source, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
         kept = []
-        # Grad mode belongs to a thread.
-        with torch.no_grad():
+        with torch.no_grad():  # which is a matter of the thread
+            states = source(part)
             for weights in self._weights:
                 states, layer_kept = weights.forward(states, part, learning)
                 kept.append(layer_kept)
@@ -259,21 +274,21 @@ class _Run:
 
 
 class _Learn(torch.autograd.Function):
-    """A run as one operation of PyTorch's: hidden states and parameters to embeddings."""
+    """A run as one operation of PyTorch's: parameters, and the hidden states if they are learnt, to embeddings."""
 
     @staticmethod
-    def forward(context: Any, run: _Run, states: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(context: Any, run: _Run, source: Source, states: Tensor | None, *parameters: Tensor) -> Tensor:
         context.run = run
-        return run.forward(states, learning=True)
+        return run.forward(source, learning=True)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
-        states, gradients = context.run.backward(gradient, states_too=context.needs_input_grad[1])
+        states, gradients = context.run.backward(gradient, states_too=context.needs_input_grad[2])
         found = iter(gradients)
         # A run gives no gradient for what comes after the layers and is not trained.
-        tail = 2 + 16 * len(context.run.layers)
-        wanted = (place < tail or want for place, want in enumerate(context.needs_input_grad[2:], 2))
-        return None, states, *(next(found) if want else None for want in wanted)
+        tail = 3 + 16 * len(context.run.layers)
+        wanted = (place < tail or want for place, want in enumerate(context.needs_input_grad[3:], 3))
+        return None, None, states, *(next(found) if want else None for want in wanted)
 
 
 class _Layer:
@@ -437,6 +452,10 @@ def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Where runs of equal values begin and end."""
     edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     return ((start, end) for start, end in itertools.pairwise(edges) if end > start)
+
+
+def _sliced(states: Tensor) -> Source:
+    return lambda part: states[part.tokens]
 
 
 def _places(tokens: TokenTable, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:

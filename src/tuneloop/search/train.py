@@ -148,7 +148,8 @@ def train(
             items_lr=params.items_lr,
             query_weight_decay=params.query_weight_decay,
             items_weight_decay=params.items_weight_decay,
-        )
+        ),
+        fused=True,
     )
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
     evaluate_at = {math.ceil(steps / 2**halvings) for halvings in range(schedule.evaluations)}
