@@ -20,7 +20,7 @@ from transformers import (
 
 from support.models import FILLERS, ITEM_WORDS, SLANG_WORDS, build_tokenizer
 from tuneloop.search.cache import PrefixCache
-from tuneloop.search.encoder import Encoder
+from tuneloop.search.encoder import GROUP_TOKENS, Encoder
 from tuneloop.search.model import UnsupportedModel, limit_length, load_model, split_encoders
 from tuneloop.search.tokens import tokenize
 
@@ -136,6 +136,25 @@ def test_gradients_through_the_cache_are_those_without_it(tmp_path):
         )
         encoder.release()
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_filling_the_cache_can_be_stopped_at_any_portion(model, tmp_path, monkeypatch):
+    name, plain = model
+    if name == "albert":
+        pytest.skip("its layers are one, so none is fixed")
+    monkeypatch.setattr("tuneloop.search.fused.PORTION_TOKENS", 16)
+    monkeypatch.setitem(GROUP_TOKENS, "cpu", 16)
+    calls = []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    cache = PrefixCache(tmp_path, max_bytes=10**8)
+    with pytest.raises(KeyboardInterrupt):
+        encoder_of(plain).fix_layers(2, cache, check=check)
+    assert cache.used == 0
 
 
 def test_each_distinct_text_goes_through_the_model_once(tmp_path):

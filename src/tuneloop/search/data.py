@@ -258,9 +258,8 @@ class Sampler:
         session = part.session
         optional = ~part.clicked | part.irrelevant[session]
         wanted = np.floor(self.negative_share * part.count(optional) + rng.random(len(part)))
-        # One lot for each item, not for each result: sessions that show the same items mostly draw the same ones, which
-        # are then encoded once. In each session the optional ones stand first.
-        lot = rng.random(int(part.result.max(initial=0)) + 1)[part.result]
+        # In each session the optional ones stand first.
+        lot = rng.random(len(session))
         order = np.lexsort((lot, ~optional, session))
         place = np.empty(len(session), np.int64)
         place[order] = np.arange(len(session)) - np.repeat(part.starts[:-1], np.diff(part.starts))
