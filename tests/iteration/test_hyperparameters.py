@@ -28,6 +28,16 @@ def test_first_trial_is_the_known_one():
     assert search.ask([]).params == FIRST
 
 
+def test_what_is_promising_is_tried_next_in_a_first_iteration_alone():
+    name, value = "margin", 0.123
+    search = Search(SPACE, direction="maximize", seed=1, defaults=FIRST, promising=[{name: value}, {name: 1e9}])
+    trials = play(search, 3)
+    assert [trial.params for trial in trials[:2]] == [FIRST, FIRST | {name: value}]
+    assert trials[2].params[name] not in (value, 1e9)
+    later = Search(SPACE, direction="maximize", seed=1, defaults=FIRST, promising=[{name: value}], best=FIRST)
+    assert play(later, 2)[1].params[name] != value
+
+
 def test_later_iterations_look_around_the_best():
     search = Search(SPACE, direction="maximize", seed=1, best=FIRST)
     records = play(search, 12)

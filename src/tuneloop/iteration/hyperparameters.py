@@ -31,8 +31,10 @@ class Search:
         direction: which way the main metric gets better.
         seed: of the whole search.
         defaults: a set of hyperparameters to try before anything else.
-        best: those of the last iteration, which take the place of the defaults. The space is narrowed to their
-            neighbourhood; hyperparameters that an older version did not have are searched as in a first iteration.
+        promising: what to change of the defaults in the trials after that, before anything is guessed.
+        best: those of the last iteration, which take the place of the defaults and of what is promising. The space is
+            narrowed to their neighbourhood; hyperparameters that an older version did not have are searched as in a
+            first iteration.
     """
 
     def __init__(
@@ -42,13 +44,17 @@ class Search:
         direction: "Direction",
         seed: int,
         defaults: Mapping[str, Any] | None = None,
+        promising: Sequence[Mapping[str, Any]] = (),
         best: Mapping[str, Any] | None = None,
     ) -> None:
         defaults, best = (
             {name: value for name, value in (params or {}).items() if name in space and _holds(space[name], value)}
             for params in (defaults, best)
         )
-        self.first = {**defaults, **best} or None
+        first = {**defaults, **best}
+        changes = [{}, *([] if best else promising)] if first else []
+        known = ({name: each.get(name, value) for name, value in first.items()} for each in changes)
+        self.known = [each for each in known if all(_holds(space[name], value) for name, value in each.items())]
         self.space = {
             name: _narrow(distribution, best[name]) if name in best else distribution
             for name, distribution in space.items()
@@ -67,8 +73,8 @@ class Search:
             pruner=optuna.pruners.PercentilePruner(GOES_ON, n_startup_trials=1),
         )
         study.add_trials([self._frozen(record) for record in records])
-        if number == 0 and self.first is not None:
-            study.enqueue_trial(dict(self.first))
+        if number < len(self.known):
+            study.enqueue_trial(self.known[number])
         return study.ask(dict(self.space))
 
     def _frozen(self, record: RunRecord) -> FrozenTrial:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -215,7 +215,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "temperature": FloatDistribution(0.05, 0.12, log=True),
             "robustness": FloatDistribution(0.3, 0.7),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
-            "negative_downsampling": FloatDistribution(0.02, 0.06),
+            "negative_downsampling": FloatDistribution(0.04, 0.15),
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
@@ -243,6 +243,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         """Known to work on short and long texts; with `fixed_params` in their places."""
         params = FixedParams().model_dump() | {"num_fixed_layers": self._depths()[0]}
         return params | _MODE_PARAMS[self.settings.mode] | self._given
+
+    def promising_params(self) -> Sequence[Mapping[str, Any]]:
+        """What ranked better on long texts, at a third more time."""
+        if self.settings.mode != "full":
+            return ()
+        return [{"negative_downsampling": 0.1, "temperature": 0.1, "averaging": 0.2, **self._given}]
 
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""
