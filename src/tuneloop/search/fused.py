@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu, linear, pad
 from transformers.activations import GELUActivation
 
 from tuneloop.search.lanes import Lanes
@@ -28,6 +28,9 @@ from tuneloop.search.tokens import TokenTable
 PASS_TOKENS = 1200
 # Tokens that are in memory at once when nothing is learnt from them.
 PORTION_TOKENS = 32768
+ROWS = 128
+COLUMNS = 8
+MAX_TEXTS_BITS = 5
 Check = Callable[[], None]
 
 
@@ -36,21 +39,63 @@ class NotFusible(TypeError):
 
 
 @dataclass(frozen=True)
+class _Block:
+    """Texts that go through attention together, each as `length` tokens.
+
+    Attributes:
+        texts, length: how many, and of how many tokens each.
+        place: their tokens, counted from the first of the pass: a slice, or (texts * length,) int64 with the row after
+            the last token for those that a text does not have.
+        real: where in `place` there are tokens, (R,) int64; None when everywhere.
+        mask: -inf for what is no token, (texts, 1, 1, length) float32.
+    """
+
+    texts: int
+    length: int
+    place: slice | Tensor
+    real: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class _Pass:
-    """Texts of one forward pass: which of the texts, which of their tokens, and their lengths, the longest first."""
+    """Texts of one forward pass: which of the texts, which of their tokens, and their lengths, the longest first.
+
+    Products of a size that was not seen before take a kernel of their own, which costs time and memory to make. So rows
+    are made up to a multiple of `ROWS`, lengths to one of `COLUMNS` in attention, and texts are taken by powers of 2.
+    """
 
     texts: slice
     tokens: slice
     lengths: NDArray[np.int64]
 
     @property
-    def blocks(self) -> Iterator[tuple[slice, int, int]]:
-        """Runs of texts of one length: their tokens, counted from the first of the pass, how many texts, the length."""
-        start = 0
-        lengths, counts = np.unique(self.lengths, return_counts=True)
-        for length, count in zip(lengths[::-1].tolist(), counts[::-1].tolist(), strict=True):
-            yield slice(start, start + count * length), count, length
-            start += count * length
+    def rows(self) -> int:
+        """Rows of hidden states: one for each token, at least one that is none, and as many more as make it even."""
+        return -(-int(self.lengths.sum() + 1) // ROWS) * ROWS
+
+    @cached_property
+    def blocks(self) -> list[_Block]:
+        """What goes through attention together."""
+        found = []
+        starts = np.cumsum(self.lengths) - self.lengths
+        for start, end in _runs(-(-self.lengths // COLUMNS)):
+            length = int(-(-self.lengths[start] // COLUMNS)) * COLUMNS
+            while start < end:
+                texts = 1 << min((end - start).bit_length() - 1, MAX_TEXTS_BITS)
+                found.append(self._block(starts[start : start + texts], self.lengths[start : start + texts], length))
+                start += texts
+        return found
+
+    def _block(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], length: int) -> _Block:
+        texts = len(lengths)
+        if (lengths == length).all():
+            return _Block(texts, length, slice(int(starts[0]), int(starts[0]) + texts * length))
+        column = np.arange(length)
+        real = column < lengths[:, None]
+        place = np.where(real, starts[:, None] + column, self.tokens.stop - self.tokens.start)
+        mask = torch.zeros(texts, 1, 1, length).masked_fill_(torch.from_numpy(~real)[:, None, None], -torch.inf)
+        return _Block(texts, length, torch.from_numpy(place.ravel()), torch.from_numpy(np.flatnonzero(real)), mask)
 
 
 # The hidden states (T, H) of a pass's tokens, one text after the other.
@@ -154,7 +199,7 @@ class FusedEncoder:
         layers = [layer.weights(self._dtype) for layer in self._layers[:depth]]
 
         def states(part: _Pass) -> Tensor:
-            found = self._embed(tokens, rows[part.texts], side, part.lengths)
+            found = _extend(self._embed(tokens, rows[part.texts], side, part.lengths), part.rows)
             for layer in layers:
                 found, _ = layer.forward(found, part, learning=False)
             return found
@@ -216,10 +261,11 @@ class _Run:
     def _forward(self, source: Source, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
         kept = []
         with torch.no_grad():  # which is a matter of the thread
-            states = source(part)
+            states = _extend(source(part), part.rows)
             for weights in self._weights:
                 states, layer_kept = weights.forward(states, part, learning)
                 kept.append(layer_kept)
+        states = states[: part.tokens.stop - part.tokens.start]
         if not self._tail:
             return states, None
         states = states.float().requires_grad_(learning)
@@ -261,7 +307,7 @@ class _Run:
         wanted = [states, *(each for each in self._encoder._tail_parameters if each.requires_grad)]
         below: Tensor | None
         below, *tail = torch.autograd.grad(embeddings, wanted, gradient.to(embeddings.dtype))
-        below = below.to(self._encoder._dtype)
+        below = _extend(below.to(self._encoder._dtype), part.rows)
         found: list[list[Tensor]] = []
         with torch.no_grad():
             for place in reversed(range(len(self.layers))):
@@ -270,6 +316,8 @@ class _Run:
                     below, part, layers_kept[place], bool(place) or states_too
                 )
                 found.append(gradients)
+        if below is not None:
+            below = below[: part.tokens.stop - part.tokens.start]
         return below, [each for gradients in reversed(found) for each in gradients] + tail
 
 
@@ -381,29 +429,38 @@ class _Weights:
 
     def _attend(self, projected: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
         """Queries, keys and values (T, 3 H) to attention's output (T, H)."""
-        tokens, width = projected.shape[0], projected.shape[1] // 3
-        attended, kept = projected.new_empty(tokens, width), []
-        for place, texts, length in part.blocks:
-            heads = projected[place].view(texts, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            query, key, value = heads.reshape(3, texts * self.heads, length, -1)
-            share = torch.bmm(query, key.transpose(1, 2)).softmax(-1)
-            _merge(torch.bmm(share, value), attended[place].view(texts, length, self.heads, -1))
+        attended, kept = projected.new_zeros(projected.shape[0], projected.shape[1] // 3), []
+        for block in part.blocks:
+            heads = _take(projected, block).view(block.texts, block.length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = heads.reshape(3, block.texts * self.heads, block.length, -1)
+            score = torch.bmm(query, key.transpose(1, 2))
+            if block.mask is not None:
+                score.view(block.texts, self.heads, block.length, -1).add_(block.mask)
+            share = score.softmax(-1)
+            _put(attended, block, self._merged(torch.bmm(share, value), block))
             if learning:
                 kept.append((query, key, value, share))
         return attended, kept
 
     def _attend_backward(self, gradient: Tensor, part: _Pass, kept: Any) -> Tensor:
-        found = gradient.new_empty(gradient.shape[0], 3 * gradient.shape[1])
-        for (place, texts, length), (query, key, value, share) in zip(part.blocks, kept, strict=True):
-            own = gradient[place].view(texts, length, self.heads, -1).transpose(1, 2)
-            own = own.reshape(texts * self.heads, length, -1)
+        found = gradient.new_zeros(gradient.shape[0], 3 * gradient.shape[1])
+        for block, (query, key, value, share) in zip(part.blocks, kept, strict=True):
+            own = _take(gradient, block).view(block.texts, block.length, self.heads, -1).transpose(1, 2)
+            own = own.reshape(block.texts * self.heads, block.length, -1)
             d_share = torch.bmm(own, value.transpose(1, 2))
             d_score = torch.ops.aten._softmax_backward_data(d_share, share, -1, share.dtype)
-            out = found[place].view(texts, length, 3, self.heads, -1)
-            _merge(torch.bmm(d_score, key), out[:, :, 0])
-            _merge(torch.bmm(d_score.transpose(1, 2), query), out[:, :, 1])
-            _merge(torch.bmm(share.transpose(1, 2), own), out[:, :, 2])
+            parts = (
+                torch.bmm(d_score, key),
+                torch.bmm(d_score.transpose(1, 2), query),
+                torch.bmm(share.transpose(1, 2), own),
+            )
+            _put(found, block, torch.cat([self._merged(each, block) for each in parts], dim=1))
         return found
+
+    def _merged(self, heads: Tensor, block: _Block) -> Tensor:
+        """From (texts * heads, length, width) to (texts * length, heads * width)."""
+        split = heads.view(block.texts, self.heads, block.length, -1)
+        return split.transpose(1, 2).reshape(block.texts * block.length, -1)
 
     def _norm(self, states: Tensor, which: int) -> tuple[Tensor, Tensor, Tensor]:
         weight, bias = self.norms[which]
@@ -419,10 +476,22 @@ class _Weights:
         )
 
 
-def _merge(heads: Tensor, out: Tensor) -> None:
-    """Copy (texts * heads, length, width) to (texts, length, heads, width)."""
-    texts, length, count, width = out.shape
-    out.copy_(heads.view(texts, count, length, width).transpose(1, 2))
+def _take(states: Tensor, block: _Block) -> Tensor:
+    """The rows of a block, (texts * length, H)."""
+    return states[block.place] if isinstance(block.place, slice) else states.index_select(0, block.place)
+
+
+def _put(states: Tensor, block: _Block, rows: Tensor) -> None:
+    """Write the rows of a block back to where there are tokens."""
+    if isinstance(block.place, slice):
+        states[block.place] = rows
+    else:
+        states.index_copy_(0, block.place[block.real], rows[block.real])
+
+
+def _extend(states: Tensor, rows: int) -> Tensor:
+    """Hidden states (T, H) with zeros after them, (rows, H)."""
+    return pad(states, (0, 0, 0, rows - len(states)))
 
 
 def _product_gradients(gradient: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
