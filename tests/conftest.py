@@ -1,3 +1,9 @@
 """Fixtures shared by all tests; each family lives in a file of `support/`."""
 
+import signal
+
 pytest_plugins = ["support.databases", "support.mlflow", "support.models", "support.service"]
+
+# A shell lets what it starts with & ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

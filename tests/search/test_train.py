@@ -103,6 +103,12 @@ def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(be
     assert all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
 
 
+def test_with_a_memory_training_still_improves_the_ranking_and_is_another(bench):
+    (_, plain), (_, found) = bench.train(), bench.train({"memory": 1.0})
+    assert found["test_ndcg_at_10"] > bench.evaluator.baseline["test_ndcg_at_10"] + 0.1
+    assert found["test_ndcg_at_10"] != plain["test_ndcg_at_10"]
+
+
 def test_distillation_keeps_the_model_near_the_start_model(bench):
     (plain, found), (near, near_found) = bench.train(), bench.train({"distillation": 100.0})
     start = bench.encoder()

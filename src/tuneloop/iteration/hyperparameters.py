@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from tuneloop.methods.contract import Direction
 
 STARTUP_TRIALS = 3
-# A run goes on while it is among the best so many percent of the finished ones, as they stood at the same evaluation.
-GOES_ON = 25.0
+# A run goes on while it is as good as the best so many percent of the finished ones were at the same evaluation: the
+# very best.
+GOES_ON = 0.0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -58,12 +58,12 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
-    query_lr: float = Field(4e-4, gt=0, description="Learning rate of the query encoder.")
-    items_lr: float = Field(4e-4, gt=0, description="Learning rate of the item encoder.")
+    query_lr: float = Field(5.5e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(5.5e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
     margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
-    temperature: float = Field(0.08, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
+    temperature: float = Field(0.07, gt=0, le=10, description="Similarity difference that is one unit to the loss.")
     robustness: float = Field(
         0.5, ge=0, le=1, description="How little a click counts that the model finds implausible; 0 counts all alike."
     )
@@ -74,6 +74,7 @@ class FixedParams(BaseModel):
     inverse_propensity: bool = Field(
         False, description="Let a click weigh the more the less people look at its position."
     )
+    memory: float = Field(1.0, ge=0, description="Weight of telling texts among those that the last steps encoded.")
     averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
     distillation: float = Field(0.0, ge=0, description="Weight of keeping what the start model thinks of a batch.")
     seen_only: bool = Field(False, description="Leave out results more than one place below a session's last click.")
@@ -110,7 +111,7 @@ class DefaultSettings(MethodSettings):
     )
     max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
-        4, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on."
+        5, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on."
     )
     patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
     propensity_exponent: float | None = Field(
@@ -219,6 +220,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
+            "memory": FloatDistribution(0.3, 1.5),
             "averaging": FloatDistribution(0.0, 0.3),
             "distillation": FloatDistribution(0.0, 0.5),
             "seen_only": CategoricalDistribution((False, True)),
@@ -248,7 +250,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         """What ranked better on long texts, at a third more time."""
         if self.settings.mode != "full":
             return ()
-        return [{"negative_downsampling": 0.1, "temperature": 0.1, "averaging": 0.2, **self._given}]
+        return [{"negative_downsampling": 0.1, **self._given}]
 
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""

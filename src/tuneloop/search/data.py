@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from tuneloop.search.metrics import click_weights
 from tuneloop.search.propensity import Propensity, estimate
@@ -171,6 +172,10 @@ class Sampler:
         propensity_exponent: weigh clicks by `metrics.click_weights`, so that a session with clicks weighs 1 on
             average; 0 weighs all alike.
         seen_only: whether to use only those not-clicked results that `Sessions.seen` holds.
+
+    Attributes:
+        sessions: what is drawn from.
+        liked: whether in any of them an item was clicked for a query, by their rows, (N, N) bool.
     """
 
     def __init__(
@@ -191,10 +196,9 @@ class Sampler:
         clicked = self.sessions.clicked & ~self.sessions.irrelevant[self.sessions.session]
         self._mean_weight = self._mean_click_weight(clicked)
         self._topic = _topics(self.sessions, clicked)
-        self._bits = int(self.sessions.result.max(initial=0)) + 1
-        self._known = np.unique(
-            self.sessions.query[self.sessions.session[clicked]] * self._bits + self.sessions.result[clicked]
-        )
+        rows = int(max(self.sessions.query.max(initial=0), self.sessions.result.max(initial=0))) + 1
+        pairs = self.sessions.query[self.sessions.session[clicked]], self.sessions.result[clicked]
+        self.liked = csr_matrix((np.ones(len(pairs[0]), bool), pairs), (rows, rows))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -226,7 +230,6 @@ class Sampler:
         away = part.irrelevant[session]
         click = part.clicked & ~away
         triples = _triples(part, click)
-        key = queries[:, None] * self._bits + items[None, :]
         weight = self._click_weight(part)
         return Batch(
             queries,
@@ -237,7 +240,7 @@ class Sampler:
             _share(session[triples[:, 0]]) * weight[triples[:, 0]],
             np.stack([query[session[away]], item[away]], axis=1),
             _share(session[away]),
-            np.isin(key, self._known),
+            self.liked[queries][:, items].toarray(),
             len(part),
         )
 

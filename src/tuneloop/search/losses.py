@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softplus
 
@@ -42,17 +44,49 @@ def contrastive(scores: Tensor, batch: Batch, *, margin: float, temperature: flo
     Representations from Uncurated Instructional Videos, 2020, with an additive margin). Arguments and result as in
     `margin_ranking`.
     """
-    query, clicked = torch.from_numpy(batch.click).to(scores.device).unbind(1)
-    known = torch.from_numpy(batch.known).to(scores.device)
-    liked = torch.zeros_like(known)
-    liked[query, clicked] = True
-    # Not -inf: a row without an item on one of the sides would have no gradient.
-    others = torch.logsumexp((scores / temperature).masked_fill(known, -1e9), dim=1)  # (Q,)
-    target = torch.logsumexp(((scores - margin) / temperature).masked_fill(~liked, -1e9), dim=1)
-    sessions = torch.from_numpy(batch.click_weight).to(scores.device)
-    weight = torch.zeros_like(target).index_add(0, query, sessions)
-    total = (weight * _cost(softplus(others - target), robustness)).sum()
+    total = among(
+        scores,
+        batch.known,
+        batch.click,
+        batch.click_weight,
+        margin=margin,
+        temperature=temperature,
+        robustness=robustness,
+    )
     return (total + _push_away(scores, batch, margin, temperature)) / batch.sessions
+
+
+def among(
+    scores: Tensor,
+    known: NDArray[np.bool_],
+    click: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    *,
+    margin: float,
+    temperature: float,
+    robustness: float,
+) -> Tensor:
+    """What it costs that texts of one kind are found among those of the other by a softmax, as in `contrastive`.
+
+    Args:
+        scores: cosine similarities, (A, B) float32.
+        known: the pairs that no cost is to push apart, (A, B).
+        click: the pairs that should be near, (C, 2) indices into A and B; of a row's several, together.
+        weight: of each of these, (C,) float32.
+        margin, temperature, robustness: as in `margin_ranking`.
+
+    Returns:
+        The weighted sum, a scalar.
+    """
+    row, column = torch.from_numpy(click).to(scores.device).unbind(1)
+    known_pairs = torch.from_numpy(known).to(scores.device)
+    near = torch.zeros_like(known_pairs)
+    near[row, column] = True
+    # Not -inf: a row without an item on one of the sides would have no gradient.
+    others = torch.logsumexp((scores / temperature).masked_fill(known_pairs, -1e9), dim=1)  # (A,)
+    target = torch.logsumexp(((scores - margin) / temperature).masked_fill(~near, -1e9), dim=1)
+    weights = torch.zeros_like(target).index_add(0, row, torch.from_numpy(weight).to(scores.device))
+    return (weights * _cost(softplus(others - target), robustness)).sum()
 
 
 def _cost(surprise: Tensor, robustness: float) -> Tensor:

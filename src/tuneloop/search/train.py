@@ -17,6 +17,7 @@ from tuneloop.search.data import Batch, Sampler, TrainingData
 from tuneloop.search.encoder import Check, Encoder
 from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.losses import LOSSES, distillation
+from tuneloop.search.memory import Memory
 from tuneloop.search.start import StartModel
 
 Report = Callable[[Mapping[str, float], int], None]
@@ -47,6 +48,7 @@ class Params:
         distillation: the weight of `losses.distillation`, which keeps what the start model thinks of a batch.
         seen_only: whether a not-clicked result is a negative only where the user looked; see `Sessions.seen`.
         replay: the share of the earlier batches' sessions that is trained on as well; see `TrainingData.with_replay`.
+        memory: the weight of telling a batch's texts among those of the last steps; see `Memory.loss`.
     """
 
     num_fixed_layers: int
@@ -67,6 +69,7 @@ class Params:
     distillation: float = 0.0
     seen_only: bool = False
     replay: float = 0.0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,8 @@ def train(
         ValueError: there is nothing to learn from, or the main metric cannot be measured on these data.
     """
     torch.manual_seed(seed)
-    loss_of = partial(
-        LOSSES[params.loss], margin=params.margin, temperature=params.temperature, robustness=params.robustness
-    )
+    shape = {"margin": params.margin, "temperature": params.temperature, "robustness": params.robustness}
+    loss_of = partial(LOSSES[params.loss], **shape)
     sampler_of = partial(
         Sampler,
         batch_size=params.batch_size,
@@ -141,7 +143,8 @@ def train(
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
     start = StartModel(encoder, max_length=params.max_length) if params.averaging or params.distillation else None
-    encode = partial(encoder.encode, max_length=params.max_length)
+    encode = partial(encoder.encode, max_length=params.max_length, check=check)
+    memory = Memory(sampler) if params.memory else None
     optimizer = torch.optim.AdamW(
         encoder.parameter_groups(
             query_lr=params.query_lr,
@@ -162,14 +165,19 @@ def train(
         for batch in sampler.epoch(np.random.default_rng([seed, epoch])):
             check()
             step += 1
-            before = _scores(start.encode, batch, check) if start and params.distillation else None
-            scores = _scores(encode, batch, check)
+            rows = np.concatenate([batch.queries, batch.items])
+            before = start.encode(rows, check=check) if start and params.distillation else None
+            embeddings = encode(rows)
+            scores = _scores(embeddings, batch)
             loss = loss_of(scores, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
             if before is not None:
-                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
+                known = _scores(before, batch)
+                loss = loss + params.distillation * distillation(scores, known, temperature=params.temperature)
+            if memory is not None:
+                loss = loss + params.memory * memory.loss(embeddings, batch, **shape)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             torch.nn.utils.clip_grad_norm_(
@@ -177,6 +185,8 @@ def train(
             )
             optimizer.step()
             pace.step()
+            if memory is not None:
+                memory.put(embeddings, batch)
             report({"train_loss": value}, step)
             if step not in evaluate_at:
                 continue
@@ -201,10 +211,9 @@ def train(
     return best_metrics
 
 
-def _scores(encode: Callable[..., Tensor], batch: Batch, check: Check) -> Tensor:
-    """Cosine similarities of the batch's queries and items, (Q, M), by their embeddings."""
-    queries, rows = len(batch.queries), np.concatenate([batch.queries, batch.items])
-    embeddings = encode(rows, check=check)
+def _scores(embeddings: Tensor, batch: Batch) -> Tensor:
+    """Cosine similarities of the batch's queries and items, (Q, M)."""
+    queries = len(batch.queries)
     return embeddings[:queries] @ embeddings[queries:].T
 
 
