@@ -278,3 +278,14 @@ def test_only_what_was_looked_at_is_a_negative(sessions):
     assert set(batch.items) == expected
     both = Sampler(log_of(results, irrelevant), batch_size=len(results), negative_share=1.0)
     assert len(batch.click) == len(both.batch(np.arange(len(results)), np.random.default_rng(0)).click)
+
+
+@pytest.mark.parametrize("hardness", [0.0, 1.0, 2.0])
+def test_a_negative_is_drawn_by_its_position_to_the_power_of_the_hardness(hardness):
+    positions, draws = np.arange(1, 9), 4000
+    log = log_of([[(position, False) for position in positions] + [(9, True)]] * draws, [False] * draws)
+    sampler = Sampler(log, batch_size=draws, negative_share=1 / 8, negative_hardness=hardness)
+    batch = sampler.batch(np.arange(draws), np.random.default_rng(0))
+    drawn = (batch.items[np.isin(batch.items, batch.items[batch.click[:, 1]], invert=True)] - draws) % 9
+    expected = positions**-hardness / (positions**-hardness).sum()
+    assert np.bincount(drawn, minlength=8) / draws == pytest.approx(expected, abs=0.03)

@@ -172,6 +172,8 @@ class Sampler:
         propensity_exponent: weigh clicks by `metrics.click_weights`, so that a session with clicks weighs 1 on
             average; 0 weighs all alike.
         seen_only: whether to use only those not-clicked results that `Sessions.seen` holds.
+        negative_hardness: how much rather a not-clicked result is used that was shown above others: at position p by
+            p to the power of minus this; 0 draws all alike.
 
     Attributes:
         sessions: what is drawn from.
@@ -187,12 +189,14 @@ class Sampler:
         irrelevant: bool = True,
         propensity_exponent: float = 0.0,
         seen_only: bool = False,
+        negative_hardness: float = 0.0,
     ) -> None:
         sessions = sessions.keep(sessions.seen) if seen_only else sessions
         self.sessions = sessions if irrelevant else sessions.select(~sessions.irrelevant)
         self.batch_size = batch_size
         self.negative_share = negative_share
         self.propensity_exponent = propensity_exponent
+        self.negative_hardness = negative_hardness
         clicked = self.sessions.clicked & ~self.sessions.irrelevant[self.sessions.session]
         self._mean_weight = self._mean_click_weight(clicked)
         self._topic = _topics(self.sessions, clicked)
@@ -261,8 +265,9 @@ class Sampler:
         session = part.session
         optional = ~part.clicked | part.irrelevant[session]
         wanted = np.floor(self.negative_share * part.count(optional) + rng.random(len(part)))
-        # In each session the optional ones stand first.
-        lot = rng.random(len(session))
+        # In each session the optional ones stand first. The smallest of such lots are drawn by weight, without
+        # replacement (Efraimidis and Spirakis, Weighted Random Sampling with a Reservoir, 2006).
+        lot = rng.exponential(size=len(session)) * np.maximum(part.position, 1) ** self.negative_hardness
         order = np.lexsort((lot, ~optional, session))
         place = np.empty(len(session), np.int64)
         place[order] = np.arange(len(session)) - np.repeat(part.starts[:-1], np.diff(part.starts))

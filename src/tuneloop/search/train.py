@@ -40,6 +40,7 @@ class Params:
         margin, temperature, robustness: see `losses`.
         not_irrelevant_only: whether to leave irrelevant sessions out.
         negative_downsampling: the share of a session's shown but not clicked results that a step uses.
+        negative_hardness: how much rather those that stood above others; see `Sampler`.
         loss: a name in `losses.LOSSES`.
         batch_size: sessions in a step.
         max_length: tokens of a text that a step reads, which can be fewer than an evaluation does.
@@ -70,6 +71,7 @@ class Params:
     seen_only: bool = False
     replay: float = 0.0
     memory: float = 0.0
+    negative_hardness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def train(
         irrelevant=not params.not_irrelevant_only,
         propensity_exponent=data.propensity.exponent if params.inverse_propensity else 0.0,
         seen_only=params.seen_only,
+        negative_hardness=params.negative_hardness,
     )
     sampler = sampler_of(data.with_replay(params.replay, seed=seed))
     steps = len(sampler) * schedule.epochs
