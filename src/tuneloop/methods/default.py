@@ -82,11 +82,12 @@ class FixedParams(BaseModel):
     replay: float = Field(0.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
 
 
-# With items embedded once, all that were shown cost nothing; a layer of its own learns faster than a whole encoder.
+# With items embedded once, all that were shown cost nothing, so there is enough to compare with without a memory; a layer
+# of its own learns faster than a whole encoder.
 _MODE_PARAMS: dict[str, dict[str, Any]] = {
     "full": {},
-    "query_only": {"num_fixed_layers": 0, "negative_downsampling": 1.0},
-    "adapter": {"query_lr": 2e-3, "negative_downsampling": 1.0},
+    "query_only": {"num_fixed_layers": 0, "negative_downsampling": 1.0, "memory": 0.0},
+    "adapter": {"query_lr": 2e-3, "negative_downsampling": 1.0, "memory": 0.0},
 }
 
 
@@ -230,6 +231,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)
+            space["memory"] = CategoricalDistribution((0.0,))
         if self.settings.mode == "query_only":
             space["num_fixed_layers"] = CategoricalDistribution((0, *self._depths()))
         if self.settings.mode == "adapter":

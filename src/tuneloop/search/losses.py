@@ -13,6 +13,7 @@ from torch.nn.functional import kl_div, log_softmax, softplus
 from tuneloop.search.data import Batch
 
 Loss = Callable[..., Tensor]
+LEAST_SUM = 1e-30  # of a row without clicks, which weighs nothing
 
 
 def margin_ranking(scores: Tensor, batch: Batch, *, margin: float, temperature: float, robustness: float) -> Tensor:
@@ -78,14 +79,16 @@ def among(
     Returns:
         The weighted sum, a scalar.
     """
-    row, column = torch.from_numpy(click).to(scores.device).unbind(1)
-    known_pairs = torch.from_numpy(known).to(scores.device)
-    near = torch.zeros_like(known_pairs)
-    near[row, column] = True
+    rows = torch.from_numpy(click[:, 0]).to(scores.device)
+    row, column = torch.from_numpy(np.unique(click, axis=0)).to(scores.device).unbind(1)
     # Not -inf: a row without an item on one of the sides would have no gradient.
-    others = torch.logsumexp((scores / temperature).masked_fill(known_pairs, -1e9), dim=1)  # (A,)
-    target = torch.logsumexp(((scores - margin) / temperature).masked_fill(~near, -1e9), dim=1)
-    weights = torch.zeros_like(target).index_add(0, row, torch.from_numpy(weight).to(scores.device))
+    hidden = (scores / temperature).masked_fill(torch.from_numpy(known).to(scores.device), -1e9)
+    others = torch.logsumexp(hidden, dim=1)  # (A,)
+    near = (scores[row, column] - margin) / temperature
+    highest = torch.zeros_like(others).scatter_reduce(0, row, near.detach(), "amax", include_self=False)
+    sums = torch.zeros_like(others).index_add(0, row, torch.exp(near - highest[row]))
+    target = highest + torch.log(sums.clamp_min(LEAST_SUM))
+    weights = torch.zeros_like(target).index_add(0, rows, torch.from_numpy(weight).to(scores.device))
     return (weights * _cost(softplus(others - target), robustness)).sum()
 
 

@@ -53,10 +53,11 @@ class Memory:
             there = place >= 0
             if not there.any():
                 continue
+            clicked, click = np.unique(pairs[0][there], return_inverse=True)
             total = total + among(
-                own @ memory.embeddings.T,
-                liked[rows][:, memory.rows].toarray(),
-                np.stack([pairs[0][there], place[there]], axis=1),
+                own[torch.from_numpy(clicked)] @ memory.embeddings.T,
+                liked[rows[clicked]][:, memory.rows].toarray(),
+                np.stack([click, place[there]], axis=1),
                 batch.click_weight[there],
                 margin=margin,
                 temperature=temperature,
