@@ -28,16 +28,6 @@ def test_first_trial_is_the_known_one():
     assert search.ask([]).params == FIRST
 
 
-def test_what_is_promising_is_tried_next_in_a_first_iteration_alone():
-    name, value = "margin", 0.123
-    search = Search(SPACE, direction="maximize", seed=1, defaults=FIRST, promising=[{name: value}, {name: 1e9}])
-    trials = play(search, 3)
-    assert [trial.params for trial in trials[:2]] == [FIRST, FIRST | {name: value}]
-    assert trials[2].params[name] not in (value, 1e9)
-    later = Search(SPACE, direction="maximize", seed=1, defaults=FIRST, promising=[{name: value}], best=FIRST)
-    assert play(later, 2)[1].params[name] != value
-
-
 def test_later_iterations_look_around_the_best():
     search = Search(SPACE, direction="maximize", seed=1, best=FIRST)
     records = play(search, 12)
@@ -82,15 +72,29 @@ def pruned(trial, *course):
     return trial.should_prune()
 
 
-def test_a_run_that_is_behind_the_best_ones_at_the_same_evaluation_is_pruned():
+def course(*values, outcome="done"):
+    return RunRecord("r", 0, FIRST, outcome, values[-1] if outcome in ("done", "ineligible") else None, values)
+
+
+def test_a_run_that_is_behind_the_best_at_the_same_evaluation_is_pruned():
     search = Search(SPACE, direction="maximize", seed=0)
-    courses = [(0.5, 0.8, 1.0), (0.1, 0.2, 0.3), (0.2, 0.3, 0.4)]
-    good = [RunRecord(f"r{i}", i, FIRST, "done", course[-1], course) for i, course in enumerate(courses)]
+    before = [course(0.2, 0.5, 0.8), course(0.1, outcome="pruned"), course(0.3, 0.4, outcome="pruned")]
     assert not pruned(search.ask([]), 0.1)  # nothing to compare with
-    for before in (good[:1], good):
-        assert pruned(search.ask(before), 0.2)
-        assert not pruned(search.ask(before), 0.6)
-        assert not pruned(search.ask(before), 0.1, 0.9)
+    assert pruned(search.ask(before[:2]), 0.1) and not pruned(search.ask(before[:2]), 0.2)
+    assert pruned(search.ask(before), 0.2) and not pruned(search.ask(before), 0.3)  # that of a pruned run too
+    assert pruned(search.ask(before), 0.9, 0.4)  # however well it began
+    assert not pruned(search.ask(before), 0.3, 0.5, 0.8, 0.1)  # no run came so far
+
+
+def test_where_less_is_better_a_run_is_pruned_that_has_more():
+    search = Search(SPACE, direction="minimize", seed=0)
+    assert pruned(search.ask([course(0.2)]), 0.3) and not pruned(search.ask([course(0.2)]), 0.1)
+
+
+def test_what_cannot_become_the_best_is_no_measure():
+    search = Search(SPACE, direction="maximize", seed=0)
+    for outcome in ("ineligible", "diverged", "failed"):
+        assert not pruned(search.ask([course(0.5, outcome=outcome)]), 0.1)
 
 
 def test_a_long_record_fits_into_a_tag():

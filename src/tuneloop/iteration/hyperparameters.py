@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from tuneloop.methods.contract import Direction
 
 STARTUP_TRIALS = 3
-# A run goes on while it is as good as the best so many percent of the finished ones were at the same evaluation: the
-# very best.
-GOES_ON = 0.0
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -32,10 +29,8 @@ class Search:
         direction: which way the main metric gets better.
         seed: of the whole search.
         defaults: a set of hyperparameters to try before anything else.
-        promising: what to change of the defaults in the trials after that, before anything is guessed.
-        best: those of the last iteration, which take the place of the defaults and of what is promising. The space is
-            narrowed to their neighbourhood; hyperparameters that an older version did not have are searched as in a
-            first iteration.
+        best: those of the last iteration, which take the place of the defaults. The space is narrowed to their
+            neighbourhood; hyperparameters that an older version did not have are searched as in a first iteration.
     """
 
     def __init__(
@@ -45,17 +40,13 @@ class Search:
         direction: "Direction",
         seed: int,
         defaults: Mapping[str, Any] | None = None,
-        promising: Sequence[Mapping[str, Any]] = (),
         best: Mapping[str, Any] | None = None,
     ) -> None:
         defaults, best = (
             {name: value for name, value in (params or {}).items() if name in space and _holds(space[name], value)}
             for params in (defaults, best)
         )
-        first = {**defaults, **best}
-        changes = [{}, *([] if best else promising)] if first else []
-        known = ({name: each.get(name, value) for name, value in first.items()} for each in changes)
-        self.known = [each for each in known if all(_holds(space[name], value) for name, value in each.items())]
+        self.first = {**defaults, **best}
         self.space = {
             name: _narrow(distribution, best[name]) if name in best else distribution
             for name, distribution in space.items()
@@ -71,11 +62,11 @@ class Search:
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS, seed=zlib.crc32(f"{self.seed}/{number}".encode())
             ),
-            pruner=optuna.pruners.PercentilePruner(GOES_ON, n_startup_trials=1),
+            pruner=KeepsUp([record.course for record in records if record.outcome in ("done", "pruned")]),
         )
         study.add_trials([self._frozen(record) for record in records])
-        if number < len(self.known):
-            study.enqueue_trial(self.known[number])
+        if self.first and not records:
+            study.enqueue_trial(self.first)
         return study.ask(dict(self.space))
 
     def _frozen(self, record: RunRecord) -> FrozenTrial:
@@ -91,6 +82,31 @@ class Search:
             # Above zero is infeasible.
             constraints={"eligible": float(record.outcome == "ineligible")} if state == TrialState.COMPLETE else None,
         )
+
+
+class KeepsUp(optuna.pruners.BasePruner):
+    """Prunes a run that is behind the best at the same evaluation, of all runs that came so far.
+
+    Successive halving, one run at a time, of which the best alone is promoted (Li et al., A System for Massively
+    Parallel Hyperparameter Tuning, 2020).
+
+    Args:
+        courses: the main metric at each evaluation of each earlier run, in order.
+    """
+
+    def __init__(self, courses: Sequence[Sequence[float]]) -> None:
+        self._courses = courses
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the run, by its last evaluation, is to end."""
+        step = trial.last_step
+        if step is None:
+            return False
+        others = [course[step] for course in self._courses if len(course) > step]
+        value = trial.intermediate_values[step]
+        if study.direction == optuna.study.StudyDirection.MAXIMIZE:
+            return any(other > value for other in others)
+        return any(other < value for other in others)
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -58,7 +58,6 @@ def _search(job: Job, start: StartModel) -> Search:
         direction=job.direction,
         seed=job.method.settings.seed,
         defaults=job.method.default_params(),
-        promising=job.method.promising_params(),
         best=start.params,
     )
 

@@ -6,7 +6,7 @@ the best model. See docs/plugins.md for a complete example.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -206,10 +206,6 @@ class Method(ABC, Generic[S]):
     def default_params(self) -> Mapping[str, Any] | None:
         """Hyperparameters known to work, tried first in a first iteration; None to begin with a guess."""
         return None
-
-    def promising_params(self) -> Sequence[Mapping[str, Any]]:
-        """What to change of `default_params` in the runs after the first of a first iteration, before guessing."""
-        return ()
 
     @abstractmethod
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -82,8 +82,8 @@ class FixedParams(BaseModel):
     replay: float = Field(0.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
 
 
-# With items embedded once, all that were shown cost nothing, so there is enough to compare with without a memory; a layer
-# of its own learns faster than a whole encoder.
+# With items embedded once, all that were shown cost nothing, and are enough without a memory; a layer of its own learns
+# faster than a whole encoder.
 _MODE_PARAMS: dict[str, dict[str, Any]] = {
     "full": {},
     "query_only": {"num_fixed_layers": 0, "negative_downsampling": 1.0, "memory": 0.0},
@@ -249,12 +249,6 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         """Known to work on short and long texts; with `fixed_params` in their places."""
         params = FixedParams().model_dump() | {"num_fixed_layers": self._depths()[0]}
         return params | _MODE_PARAMS[self.settings.mode] | self._given
-
-    def promising_params(self) -> Sequence[Mapping[str, Any]]:
-        """What ranked better on long texts, at a third more time."""
-        if self.settings.mode != "full":
-            return ()
-        return [{"negative_downsampling": 0.1, **self._given}]
 
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""
