@@ -8,7 +8,7 @@ from tuneloop.search.memory import Memory
 from tuneloop.search.sessions import Sessions
 
 SHAPE = {"margin": 0.0, "temperature": 0.1, "robustness": 0.0}
-QUERIES, ITEMS = 6, 9
+QUERIES = 6
 # Query q clicked item 6 + q and was shown item 12 as well; query 5 clicked what query 4 did.
 SESSIONS = Sessions(
     query=np.arange(QUERIES),

@@ -169,7 +169,7 @@ def train(
             check()
             step += 1
             rows = np.concatenate([batch.queries, batch.items])
-            before = start.encode(rows, check=check) if start and params.distillation else None
+            before = _scores(start.encode(rows, check=check), batch) if start and params.distillation else None
             embeddings = encode(rows)
             scores = _scores(embeddings, batch)
             loss = loss_of(scores, batch)
@@ -177,8 +177,7 @@ def train(
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
             if before is not None:
-                known = _scores(before, batch)
-                loss = loss + params.distillation * distillation(scores, known, temperature=params.temperature)
+                loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             if memory is not None:
                 loss = loss + params.memory * memory.loss(embeddings, batch, **shape)
             optimizer.zero_grad(set_to_none=True)
