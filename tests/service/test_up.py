@@ -68,8 +68,7 @@ def test_all_parts_run_and_answer(running: Service) -> None:
 def test_a_part_that_is_killed_is_started_again(running: Service, part: str) -> None:
     store_session(running, f"before-{part}")
     before = running.pids()
-    psutil.Process(before[part]).kill()
-    wait_until(lambda: running.pids().get(part) not in (None, before[part]), what=f"another {part}")
+    running.kill(part)
     running.wait_ready()
     wait_until(lambda: "all parts are up again" in running.output, what="the good news")
     after = running.pids()

@@ -132,6 +132,12 @@ class Service:
                     found[command[-1]] = child.pid
         return found
 
+    def kill(self, part: str) -> None:
+        """Kill a part with -9, and wait until another was started."""
+        killed = self.pids()[part]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: self.pids().get(part) not in (None, killed), what=f"another {part}")
+
     def family(self) -> list[psutil.Process]:
         """The process itself and everything below it, now."""
         return [self._top(), *self._top().children(recursive=True)]

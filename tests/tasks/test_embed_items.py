@@ -22,7 +22,7 @@ from tuneloop.tracking import Tracking
 TASKS = "/api/v1/tasks"
 COUNT = PART_ITEMS + 700  # the second part is not full
 
-# Notes every text it is given, and takes as long over a call as a file says.
+# Notes every text it is given; a file says how long it takes over a call with items from a number on.
 CODE = """
 import time
 from pathlib import Path
@@ -35,7 +35,9 @@ FOLDER = Path({folder!r})
 
 class Noting(PythonModel):
     def predict(self, context, model_input: list[str], params=None):
-        time.sleep(float((FOLDER / "pace").read_text()))
+        seconds, first = (FOLDER / "pace").read_text().split()
+        if any(text.startswith("item ") and int(text[5:]) >= int(first) for text in model_input):
+            time.sleep(float(seconds))
         with (FOLDER / "notes").open("a") as notes:
             notes.writelines(text + "\\n" for text in model_input)
         return np.array([[len(text), ord(text[-1]), {number}] for text in model_input], np.float32)
@@ -54,8 +56,9 @@ class Shop:
         self.versions = 0
         self.pace(0)
 
-    def pace(self, seconds: float) -> None:
-        (self.folder / "pace").write_text(str(seconds))
+    def pace(self, seconds: float, first: int = 0) -> None:
+        """From now on a call takes so long, if it has an item of the first number or a later one."""
+        (self.folder / "pace").write_text(f"{seconds} {first}")
 
     def notes(self) -> Counter[str]:
         """How often each text was encoded since the last look."""
@@ -125,7 +128,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_a_killed_worker_goes_on_and_encodes_no_finished_part_twice(shop: Shop) -> None:
-    shop.pace(0.15)
+    shop.pace(1, first=PART_ITEMS)
     task_id = shop.embed_items("1")
     shop.wait_items(task_id, more_than=PART_ITEMS + 64)
     os.kill(shop.service.pids()["worker"], signal.SIGKILL)
@@ -175,7 +178,7 @@ def test_only_what_changed_is_encoded_again(shop: Shop) -> None:
 
 def test_cancel_comes_within_seconds_and_restart_keeps_finished_parts(shop: Shop) -> None:
     version = shop.new_version()
-    shop.pace(0.1)
+    shop.pace(1, first=PART_ITEMS)
     task_id = shop.embed_items("latest", output="shop.parquet")
     shop.wait_items(task_id, more_than=PART_ITEMS)
     assert shop.http.put(f"{TASKS}/{task_id}/cancel").status_code == 200
