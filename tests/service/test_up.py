@@ -68,7 +68,7 @@ def test_all_parts_run_and_answer(running: Service) -> None:
 def test_a_part_that_is_killed_is_started_again(running: Service, part: str) -> None:
     store_session(running, f"before-{part}")
     before = running.pids()
-    running.kill(part)
+    running.kill_part(part)
     running.wait_ready()
     wait_until(lambda: "all parts are up again" in running.output, what="the good news")
     after = running.pids()
@@ -145,8 +145,9 @@ def test_nothing_outlives_a_killed_part_a_killed_top_or_ctrl_c(
     assert service.process is not None
     service.process.kill()
     service.process.wait()
-    service.start()  # at once: it waits for the old parts itself
-    assert not any(map(is_alive, family))
+    service.start(wait=False)  # at once: it waits for the old parts itself
+    wait_until(lambda: not any(map(is_alive, family)), what="the old parts to end")
+    service.wait_ready()
     assert has_session(service, "kept")
     others = wait_until(started, what="the plugin's processes")
 

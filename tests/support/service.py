@@ -132,7 +132,7 @@ class Service:
                     found[command[-1]] = child.pid
         return found
 
-    def kill(self, part: str) -> None:
+    def kill_part(self, part: str) -> None:
         """Kill a part with -9, and wait until another was started."""
         killed = self.pids()[part]
         os.kill(killed, signal.SIGKILL)

@@ -146,7 +146,7 @@ def test_mlflow_may_be_away_for_a_while(running):
     running.wait_training(task_id)
     if running.mlflow is None:
         for _ in range(2):  # the second time while it starts again
-            running.service.kill("mlflow")
+            running.service.kill_part("mlflow")
     else:
         running.mlflow.kill()
         time.sleep(10)
