@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "temperature 0.1": {"temperature": 0.1},
     "no robustness": {"robustness": 0.0},
     "margin ranking loss": {"loss": "margin_ranking"},
-    "distillation 0.2": {"distillation": 0.2},
+    "no distillation": {"distillation": 0.0},
     "averaging 0.2": {"averaging": 0.2},
     "irrelevant sessions too": {"not_irrelevant_only": False},
     "one layer": {"num_fixed_layers": 5},

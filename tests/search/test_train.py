@@ -84,6 +84,27 @@ def test_the_best_evaluated_state_is_kept_not_the_last(bench):
     assert len(seen) == 4 and found["test_ndcg_at_10"] == max(seen)
 
 
+@pytest.mark.parametrize(("patience", "kept"), [(2, 2), (1, 0)])
+def test_a_state_of_the_first_half_is_kept_only_when_the_run_ends_there(bench, patience, kept):
+    falling = [{"falling": 4.0 - number} for number in range(4)]  # at an eighth, a quarter, a half and the end
+
+    def evaluator(*_, **__):
+        return falling[len(seen)]
+
+    seen = []
+    schedule = Schedule(epochs=2, evaluations=4, patience=patience, main_metric="falling")
+    found = train(
+        bench.encoder(),
+        bench.data,
+        evaluator,
+        Params(**PARAMS),
+        schedule,
+        seed=1,
+        report=lambda metrics, step: seen.append(metrics) if "falling" in metrics else None,
+    )
+    assert found["falling"] == falling[kept]["falling"]
+
+
 @pytest.mark.parametrize(("share", "evaluations"), [(0.1, 1), (0.25, 3), (0.9, 2)])
 def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(bench, share, evaluations):
     seen = []

@@ -58,8 +58,8 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
-    query_lr: float = Field(5.5e-4, gt=0, description="Learning rate of the query encoder.")
-    items_lr: float = Field(5.5e-4, gt=0, description="Learning rate of the item encoder.")
+    query_lr: float = Field(8.5e-4, gt=0, description="Learning rate of the query encoder.")
+    items_lr: float = Field(8.5e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
     items_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the item encoder.")
     margin: float = Field(0.0, description="By how much a clicked result should be nearer than another.")
@@ -75,11 +75,11 @@ class FixedParams(BaseModel):
     inverse_propensity: bool = Field(
         False, description="Let a click weigh the more the less people look at its position."
     )
-    memory: float = Field(1.0, ge=0, description="Weight of telling texts among those that the last steps encoded.")
+    memory: float = Field(1.5, ge=0, description="Weight of telling texts among those that the last steps encoded.")
     averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
-    distillation: float = Field(0.0, ge=0, description="Weight of keeping what the start model thinks of a batch.")
+    distillation: float = Field(0.3, ge=0, description="Weight of keeping what the start model thinks of a batch.")
     seen_only: bool = Field(False, description="Leave out results more than one place below a session's last click.")
-    replay: float = Field(0.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
+    replay: float = Field(1.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
 
 
 # With items embedded once, all that were shown cost nothing, and are enough without a memory; a layer of its own learns
@@ -210,8 +210,8 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         space: dict[str, BaseDistribution] = {
             "num_fixed_layers": CategoricalDistribution(self._depths()),
-            "query_lr": FloatDistribution(1e-4, 8e-4, log=True),
-            "items_lr": FloatDistribution(1e-4, 8e-4, log=True),
+            "query_lr": FloatDistribution(2e-4, 1.5e-3, log=True),
+            "items_lr": FloatDistribution(2e-4, 1.5e-3, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "margin": FloatDistribution(0.0, 0.1),
@@ -223,11 +223,11 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
             "inverse_propensity": CategoricalDistribution((False, True)),
-            "memory": FloatDistribution(0.3, 1.5),
+            "memory": FloatDistribution(0.5, 2.0),
             "averaging": FloatDistribution(0.0, 0.3),
-            "distillation": FloatDistribution(0.0, 0.5),
+            "distillation": FloatDistribution(0.2, 0.6),
             "seen_only": CategoricalDistribution((False, True)),
-            "replay": FloatDistribution(0.0, 0.5),
+            "replay": FloatDistribution(0.5, 1.0),
         }
         if self.settings.mode != "full":
             space["negative_downsampling"] = FloatDistribution(0.5, 1.0)

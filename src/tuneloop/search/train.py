@@ -110,7 +110,9 @@ def train(
 ) -> dict[str, float]:
     """Train the encoder in place, leave it in its best evaluated state, and return the metrics of that state.
 
-    The best is the eligible state with the best main metric; with none eligible, the best of the others.
+    The best is the eligible state with the best main metric; with none eligible, the best of the others. States of the
+    run's first half are kept only when it ends there: the learning rate is high still, and what such a state is better
+    at on the held-out sessions it loses elsewhere.
 
     Args:
         encoder: holds the start model.
@@ -159,7 +161,7 @@ def train(
     )
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
     evaluate_at = {math.ceil(steps / 2**halvings) for halvings in range(schedule.evaluations)}
-    best: tuple[bool, float] | None = None
+    best: tuple[bool, bool, float] | None = None
     best_metrics: dict[str, float] = {}
     best_state: dict[str, Tensor] = {}
     stale = step = 0
@@ -199,7 +201,7 @@ def train(
             if schedule.main_metric not in found:
                 raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
             main = found[schedule.main_metric]
-            rank = eligible(found), main if schedule.maximize else -main
+            rank = eligible(found), 2 * step >= steps, main if schedule.maximize else -main
             stale = 0 if best is None or rank > best else stale + 1
             if stale == 0:
                 best, best_metrics, best_state = rank, found, state
