@@ -77,7 +77,7 @@ class FixedParams(BaseModel):
     )
     memory: float = Field(1.5, ge=0, description="Weight of telling texts among those that the last steps encoded.")
     averaging: float = Field(0.0, ge=0, lt=1, description="Share of the start model's weights in what is kept.")
-    distillation: float = Field(0.3, ge=0, description="Weight of keeping what the start model thinks of a batch.")
+    distillation: float = Field(0.2, ge=0, description="Weight of keeping what the start model thinks of a batch.")
     seen_only: bool = Field(False, description="Leave out results more than one place below a session's last click.")
     replay: float = Field(1.0, ge=0, le=1, description="Share of the earlier sessions to train on as well.")
 
