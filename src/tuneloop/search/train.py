@@ -82,7 +82,7 @@ class Schedule:
         epochs: passes over the training sessions, at most.
         evaluations: how often the model is evaluated: at the end of the run, at its half, at its quarter and so on, so
             that a run which is not promising is known early.
-        patience: the run stops after so many evaluations in a row without a better main metric.
+        patience: the run stops after so many evaluations in a row without a state that is better to keep.
         main_metric: decides which evaluated state is the best.
         maximize: whether more of it is better.
     """
