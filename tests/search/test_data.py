@@ -218,7 +218,7 @@ SESSIONS = st.lists(
 
 
 @given(SESSIONS, SESSIONS, st.floats(0, 1), st.integers(0, 9))
-def test_replay_holds_nothing_out_and_never_shows_a_held_out_query(batch, earlier, share, seed):
+def test_replay_never_shows_a_held_out_query_and_judges_by_earlier_ones_too(batch, earlier, share, seed):
     log = read_log(table(*batch), items("x", "y", "z"), earlier=table(*earlier))
     data, alone = make_training_data(log), make_training_data(read_log(table(*batch), items("x", "y", "z")))
     replayed = data.with_replay(share, seed=seed)
@@ -234,10 +234,14 @@ def test_replay_holds_nothing_out_and_never_shows_a_held_out_query(batch, earlie
             for query, start, end in rows
         ]
 
-    # The batch is learnt from and judged by as it is without replay.
+    # The batch is learnt from and judged by as it is without replay, and first.
     assert read(data, data.train) == read(data, replayed)[: len(data.train)] == read(alone, alone.train)
-    assert read(data, data.held_out) == read(alone, alone.held_out)
-    assert {**data.counts, "sessions_earlier": 0} == alone.counts
+    assert read(data, data.held_out)[: len(alone.held_out)] == read(alone, alone.held_out)
+    assert {**data.counts, "sessions_earlier": 0, "sessions_held_out_earlier": 0} == alone.counts
+    assert data.judged == alone.judged
+    assert len(data.held_out) == len(alone.held_out) + data.counts["sessions_held_out_earlier"]
+    assert all(is_held_out(data.texts[row]) for row in data.held_out.query)
+    assert all(len(shown) > 1 for _, shown, _ in read(data, data.held_out))
     known = [
         (
             query,
@@ -247,6 +251,7 @@ def test_replay_holds_nothing_out_and_never_shows_a_held_out_query(batch, earlie
         for query, shown, clicked, away in earlier
     ]
     assert set(read(data, data.earlier)) <= set(known)
+    assert set(read(data, data.held_out)[len(alone.held_out) :]) <= set(known)
 
 
 def log_of(positions_and_clicks, irrelevant):

@@ -84,15 +84,17 @@ def test_the_best_evaluated_state_is_kept_not_the_last(bench):
     assert len(seen) == 4 and found["test_ndcg_at_10"] == max(seen)
 
 
-@pytest.mark.parametrize(("patience", "kept"), [(2, 2), (1, 0)])
-def test_a_state_of_the_first_half_is_kept_only_when_the_run_ends_there(bench, patience, kept):
-    falling = [{"falling": 4.0 - number} for number in range(4)]  # at an eighth, a quarter, a half and the end
+@pytest.mark.parametrize(("eligible", "kept"), [([0, 1, 2, 3, 4], 3), ([0, 1, 4], 4), ([0, 1], 0)])
+def test_a_state_of_the_first_half_is_no_reason_to_stop_and_only_kept_when_no_later_one_is_eligible(
+    bench, eligible, kept
+):
+    falling = [{"falling": 5.0 - number} for number in range(5)]  # at a sixteenth and so on, a half and the end
 
     def evaluator(*_, **__):
         return falling[len(seen)]
 
     seen = []
-    schedule = Schedule(epochs=2, evaluations=4, patience=patience, main_metric="falling")
+    schedule = Schedule(epochs=2, evaluations=5, patience=2, main_metric="falling")
     found = train(
         bench.encoder(),
         bench.data,
@@ -100,9 +102,10 @@ def test_a_state_of_the_first_half_is_kept_only_when_the_run_ends_there(bench, p
         Params(**PARAMS),
         schedule,
         seed=1,
+        eligible=lambda metrics: 5.0 - metrics["falling"] in eligible,
         report=lambda metrics, step: seen.append(metrics) if "falling" in metrics else None,
     )
-    assert found["falling"] == falling[kept]["falling"]
+    assert found["falling"] == falling[kept]["falling"] and len(seen) == 5
 
 
 @pytest.mark.parametrize(("share", "evaluations"), [(0.1, 1), (0.25, 3), (0.9, 2)])
@@ -186,7 +189,7 @@ def test_a_run_that_no_longer_improves_stops(bench):
         {"epochs": 50, "evaluations": 20, "patience": 2, "main_metric": "test_ndcg_at_10"},
         report=lambda metrics, step: steps.append(step),
     )
-    assert max(steps) < 50 * len(bench.data.train) / PARAMS["batch_size"] / 2
+    assert max(steps) == 27 * -(-len(bench.data.train) // PARAMS["batch_size"])
 
 
 def test_steps_grow_and_every_step_reports_its_loss(bench):

@@ -113,9 +113,14 @@ class DefaultSettings(MethodSettings):
     )
     max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
-        5, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on."
+        5, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on; see `patience`."
     )
-    patience: int = Field(2, ge=1, description="Stop a run after so many evaluations without improvement.")
+    patience: int = Field(
+        2,
+        ge=1,
+        description="Stop a run after so many evaluations of its second half without improvement; with more than four "
+        "epochs there is one after each.",
+    )
     propensity_exponent: float | None = Field(
         None,
         ge=0,
@@ -210,12 +215,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         space: dict[str, BaseDistribution] = {
             "num_fixed_layers": CategoricalDistribution(self._depths()),
-            "query_lr": FloatDistribution(2e-4, 1.5e-3, log=True),
-            "items_lr": FloatDistribution(2e-4, 1.5e-3, log=True),
+            "query_lr": FloatDistribution(2e-4, 1e-3, log=True),
+            "items_lr": FloatDistribution(2e-4, 1e-3, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "items_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
             "margin": FloatDistribution(0.0, 0.1),
-            "temperature": FloatDistribution(0.05, 0.12, log=True),
+            "temperature": FloatDistribution(0.05, 0.09, log=True),
             "robustness": FloatDistribution(0.3, 0.7),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
             "negative_downsampling": FloatDistribution(0.04, 0.15),

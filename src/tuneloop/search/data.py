@@ -28,7 +28,9 @@ class TrainingData:
         queries: how many of the texts are queries.
         train: sessions to learn from: each irrelevant, or with a clicked result.
         earlier: such sessions of earlier batches, see `with_replay`.
-        held_out: such sessions with at least two results, to judge models with.
+        held_out: such sessions with at least two results, to judge models with; those of earlier batches stand last,
+            and show what is kept of what was learnt.
+        judged: the number of the batch's own held-out sessions with a click, from which ranking metrics are computed.
         counts: what was found and what was left out, by name.
         propensity: the chance that somebody looked at a position.
     """
@@ -38,13 +40,9 @@ class TrainingData:
     train: Sessions
     earlier: Sessions
     held_out: Sessions
+    judged: int
     counts: Mapping[str, int | float | str]
     propensity: Propensity
-
-    @property
-    def judged(self) -> int:
-        """The number of held-out sessions with a click, from which ranking metrics are computed."""
-        return int((~self.held_out.irrelevant).sum())
 
     def with_replay(self, share: float, *, seed: int) -> Sessions:
         """The training sessions, and after them a share of the earlier ones, drawn by the seed.
@@ -62,7 +60,7 @@ class TrainingData:
 def make_training_data(log: Log, *, propensity_exponent: float | None = None, seed: int = 0) -> TrainingData:
     """Leave out what nothing can be learnt from, count it, and split the rest by query.
 
-    Sessions of earlier batches judge nothing, and say nothing of the propensity.
+    Sessions of earlier batches are split alike; they say nothing of the propensity.
 
     Args:
         log: what people did.
@@ -70,36 +68,39 @@ def make_training_data(log: Log, *, propensity_exponent: float | None = None, se
         seed: of that estimate.
     """
     sessions, earlier = (each.keep(each.result >= 0) for each in (log.sessions, log.earlier))
-    results = np.diff(sessions.starts)
-    unknown, usable = results == 0, _usable(sessions)
     held_out_query = np.array([is_held_out(query) for query in log.queries], dtype=bool)
     on_test = held_out_query[sessions.query]
-    earlier = earlier.select(_usable(earlier) & ~held_out_query[earlier.query])
+    train, held_out = _split(sessions, on_test)
+    train_earlier, held_out_earlier = _split(earlier, held_out_query[earlier.query])
     if propensity_exponent is None:
         shown = log.sessions.select(~on_test)
         propensity = estimate(shown, log.score[~on_test[log.sessions.session]], seed=seed)
     else:
         propensity = Propensity(propensity_exponent, "set")
-    # Whichever result a model ranks first, of one result there is only one order.
-    single = usable & (results == 1)
-    train, held_out = usable & ~on_test, usable & on_test & ~single
     counts: dict[str, int | float | str] = {
         "sessions": len(sessions),
         "sessions_irrelevant": int(sessions.irrelevant.sum()),
         "sessions_without_click": int((~sessions.irrelevant & (log.sessions.count(log.sessions.clicked) == 0)).sum()),
-        "sessions_without_known_items": int(unknown.sum()),
+        "sessions_without_known_items": int((np.diff(sessions.starts) == 0).sum()),
         "sessions_with_one_result": int((np.diff(log.sessions.starts) == 1).sum()),
-        "sessions_train": int(train.sum()),
-        "sessions_held_out": int(held_out.sum()),
-        "sessions_earlier": len(earlier),
+        "sessions_train": len(train),
+        "sessions_held_out": len(held_out),
+        "sessions_earlier": len(train_earlier),
+        "sessions_held_out_earlier": len(held_out_earlier),
         "results": len(log.sessions.result),
         "results_unknown": int((log.sessions.result < 0).sum()),
         "clicks": int(sessions.clicked.sum()),
         "queries": len(np.unique(sessions.query)),
         "items": len(np.unique(sessions.result)),
     }
-    parts = sessions.select(train), earlier, sessions.select(held_out)
-    return _renumber(log, parts, counts | propensity.counts, propensity)
+    parts = train, train_earlier, held_out.join(held_out_earlier)
+    return _renumber(log, parts, int((~held_out.irrelevant).sum()), counts | propensity.counts, propensity)
+
+
+def _split(sessions: Sessions, on_test: NDArray[np.bool_]) -> tuple[Sessions, Sessions]:
+    """The usable sessions to train on, and those to judge with: of one result there is only one order."""
+    usable = _usable(sessions)
+    return sessions.select(usable & ~on_test), sessions.select(usable & on_test & (np.diff(sessions.starts) > 1))
 
 
 def _usable(sessions: Sessions) -> NDArray[np.bool_]:
@@ -110,6 +111,7 @@ def _usable(sessions: Sessions) -> NDArray[np.bool_]:
 def _renumber(
     log: Log,
     parts: tuple[Sessions, Sessions, Sessions],
+    judged: int,
     counts: Mapping[str, int | float | str],
     propensity: Propensity,
 ) -> TrainingData:
@@ -129,7 +131,7 @@ def _renumber(
 
     texts = [log.queries[row] for row in query_rows] + [log.items[row] for row in item_rows]
     train, earlier, held_out = map(renumbered, parts)
-    return TrainingData(texts, len(query_rows), train, earlier, held_out, counts, propensity)
+    return TrainingData(texts, len(query_rows), train, earlier, held_out, judged, counts, propensity)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,10 @@ class Schedule:
     Attributes:
         epochs: passes over the training sessions, at most.
         evaluations: how often the model is evaluated: at the end of the run, at its half, at its quarter and so on, so
-            that a run which is not promising is known early.
-        patience: the run stops after so many evaluations in a row without a state that is better to keep.
+            that a run which is not promising is known early. One of more than four epochs is evaluated after each epoch
+            of its second half as well.
+        patience: the run stops after so many evaluations in a row of its second half without a state that is better to
+            keep.
         main_metric: decides which evaluated state is the best.
         maximize: whether more of it is better.
     """
@@ -111,8 +113,8 @@ def train(
     """Train the encoder in place, leave it in its best evaluated state, and return the metrics of that state.
 
     The best is the eligible state with the best main metric; with none eligible, the best of the others. States of the
-    run's first half are kept only when it ends there: the learning rate is high still, and what such a state is better
-    at on the held-out sessions it loses elsewhere.
+    run's first half are kept only when none of the second is eligible: the learning rate is high still, and what such a
+    state is better at on the held-out sessions it loses elsewhere.
 
     Args:
         encoder: holds the start model.
@@ -161,6 +163,8 @@ def train(
     )
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
     evaluate_at = {math.ceil(steps / 2**halvings) for halvings in range(schedule.evaluations)}
+    if schedule.epochs > 4:
+        evaluate_at |= {len(sampler) * epoch for epoch in range(schedule.epochs // 2 + 1, schedule.epochs)}
     best: tuple[bool, bool, float] | None = None
     best_metrics: dict[str, float] = {}
     best_state: dict[str, Tensor] = {}
@@ -201,10 +205,13 @@ def train(
             if schedule.main_metric not in found:
                 raise ValueError(f"these data hold no session from which {schedule.main_metric} can be measured")
             main = found[schedule.main_metric]
-            rank = eligible(found), 2 * step >= steps, main if schedule.maximize else -main
-            stale = 0 if best is None or rank > best else stale + 1
-            if stale == 0:
+            second_half = 2 * step >= steps
+            rank = eligible(found), second_half, main if schedule.maximize else -main
+            if best is None or rank > best:
                 best, best_metrics, best_state = rank, found, state
+                stale = 0
+            elif second_half:
+                stale += 1
             report(found, step)
             if stale >= schedule.patience:
                 break
