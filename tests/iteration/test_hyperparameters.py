@@ -1,3 +1,5 @@
+import functools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -89,6 +91,19 @@ def test_a_run_that_is_behind_the_best_at_the_same_evaluation_is_pruned():
 def test_where_less_is_better_a_run_is_pruned_that_has_more():
     search = Search(SPACE, direction="minimize", seed=0)
     assert pruned(search.ask([course(0.2)]), 0.3) and not pruned(search.ask([course(0.2)]), 0.1)
+
+
+def test_a_run_that_is_hardly_ahead_of_another_does_not_take_the_time_of_a_whole_run():
+    search = Search(SPACE, direction="maximize", seed=0)
+    before = [course(0.3, 0.5, 0.7)]
+    asked = functools.partial(search.ask, start=0.1)
+    assert pruned(asked(before), 0.319) and not pruned(asked(before), 0.321)  # of 0.2 gained
+    assert pruned(asked(before), 0.4, 0.539) and not pruned(asked(before), 0.4, 0.541)  # of 0.4
+    assert not pruned(asked(before), 0.4, 0.6, 0.7)  # at its end it is judged as it is
+    assert not pruned(search.ask(before, start=0.3), 0.3)  # where nothing was gained there is nothing to be ahead of
+    lower = Search(SPACE, direction="minimize", seed=0)
+    assert pruned(lower.ask([course(0.5, 0.3)], start=0.7), 0.481)
+    assert not pruned(lower.ask([course(0.5, 0.3)], start=0.7), 0.479)
 
 
 def test_what_cannot_become_the_best_is_no_measure():

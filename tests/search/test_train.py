@@ -127,6 +127,24 @@ def test_what_is_kept_is_averaged_with_the_start_model_what_is_trained_is_not(be
     assert all(again[name] == pytest.approx(found[name], abs=1e-6) for name in again)
 
 
+def test_what_is_kept_is_the_average_of_the_weights_of_the_last_steps(bench):
+    encoder, average, steps = bench.encoder(), {}, 0
+
+    def follow(metrics, step):
+        nonlocal average, steps
+        if step == steps:  # an evaluation
+            return
+        steps = step
+        for name, now in encoder.trained_state().items():
+            average[name] = average.get(name, 0) + 9 / (step + 8) * (now - average.get(name, 0))
+
+    params, schedule = Params(**PARAMS), Schedule(2, 1, 1, MAIN)
+    train(encoder, bench.data, bench.evaluator, params, schedule, seed=1, report=follow)
+    assert steps >= 10
+    for name, kept in encoder.trained_state().items():
+        torch.testing.assert_close(kept, average[name], rtol=0, atol=1e-6)
+
+
 def test_with_a_memory_training_still_improves_the_ranking_and_is_another(bench):
     (_, plain), (_, found) = bench.train(), bench.train({"memory": 1.0})
     assert found["test_ndcg_at_10"] > bench.evaluator.baseline["test_ndcg_at_10"] + 0.1

@@ -94,8 +94,8 @@ def running(request, tmp_path_factory):
 
 
 def test_a_killed_worker_is_replaced_and_goes_on(running):
-    task_id, notes = running.tune(seconds_per_step=0.5)
-    running.wait_training(task_id, run=2)
+    task_id, notes = running.tune(seconds_per_step=1.0)
+    running.wait_training(task_id, run=2, epoch=1)
     os.kill(running.service.pids()["worker"], signal.SIGKILL)
     task = running.service.wait_task(task_id)
     assert task["status"] == "done", task
@@ -130,7 +130,7 @@ def test_cancel_reaches_a_training_within_seconds(running):
 
 
 def test_restart_goes_on_from_the_finished_runs(running):
-    task_id, notes = running.tune(seconds_per_step=0.5)
+    task_id, notes = running.tune(seconds_per_step=1.0)
     running.wait_training(task_id, run=2, epoch=1)
     running.http.put(f"{TASKS}/{task_id}/cancel")
     running.service.wait_task(task_id, "canceled")

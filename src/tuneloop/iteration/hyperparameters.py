@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tuneloop.methods.contract import Direction
 
 STARTUP_TRIALS = 3
+# By how much of what another run has gained a run must be ahead of it to go on. Held-out figures of runs that are as
+# good as one another differ by chance, and a whole run costs as much as the beginnings of many.
+LEAD = 0.1
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -54,15 +57,15 @@ class Search:
         self.direction = direction
         self.seed = seed
 
-    def ask(self, records: Sequence[RunRecord]) -> optuna.Trial:
-        """The next trial, after runs that came to these records."""
+    def ask(self, records: Sequence[RunRecord], *, start: float | None = None) -> optuna.Trial:
+        """The next trial, after runs that came to these records; `start` is the start model's main metric, if known."""
         number = len(records)
         study = optuna.create_study(
             direction=self.direction,
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS, seed=zlib.crc32(f"{self.seed}/{number}".encode())
             ),
-            pruner=KeepsUp([record.course for record in records if record.outcome in ("done", "pruned")]),
+            pruner=Leads([record.course for record in records if record.outcome in ("done", "pruned")], start=start),
         )
         study.add_trials([self._frozen(record) for record in records])
         if self.first and not records:
@@ -84,29 +87,38 @@ class Search:
         )
 
 
-class KeepsUp(optuna.pruners.BasePruner):
-    """Prunes a run that is behind the best at the same evaluation, of all runs that came so far.
+class Leads(optuna.pruners.BasePruner):
+    """Prunes a run that is not clearly ahead of every run before it at the same evaluation, of those that came so far.
 
     Successive halving, one run at a time, of which the best alone is promoted (Li et al., A System for Massively
-    Parallel Hyperparameter Tuning, 2020).
+    Parallel Hyperparameter Tuning, 2020), with a lead that chance does not give.
 
     Args:
         courses: the main metric at each evaluation of each earlier run, in order.
+        start: the start model's main metric. A run must be ahead by `LEAD` of what the other has gained on it; without
+            it, where the other has gained nothing, and where the other ended, a run as good as the other goes on.
     """
 
-    def __init__(self, courses: Sequence[Sequence[float]]) -> None:
+    def __init__(self, courses: Sequence[Sequence[float]], *, start: float | None = None) -> None:
         self._courses = courses
+        self._start = start
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the run, by its last evaluation, is to end."""
         step = trial.last_step
         if step is None:
             return False
-        others = [course[step] for course in self._courses if len(course) > step]
-        value = trial.intermediate_values[step]
-        if study.direction == optuna.study.StudyDirection.MAXIMIZE:
-            return any(other > value for other in others)
-        return any(other < value for other in others)
+        sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
+        value = sign * trial.intermediate_values[step]
+        for course in self._courses:
+            if len(course) <= step:
+                continue
+            bar = sign * course[step]
+            if self._start is not None and len(course) > step + 1:
+                bar += LEAD * max(0.0, bar - sign * self._start)
+            if value < bar:
+                return True
+        return False
 
 
 def _holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -75,7 +75,9 @@ def _run_all(job: Job, search: Search, executor: Executor, *, observer: Observer
             best = best_of(job, records)
             record = executor.finished().get(index)
             if record is None:
-                record = executor.run(index, search.ask(records), best=best)
+                prepared, _ = executor.prepared()
+                trial = search.ask(records, start=prepared.baseline.get(job.main_metric))
+                record = executor.run(index, trial, best=best)
             executor.drop_superseded([*records, record], best_of(job, [*records, record]))
             return record.to_json()
 

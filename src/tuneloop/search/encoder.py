@@ -190,9 +190,13 @@ class Encoder:
             groups.append({"params": new, "lr": lr, "weight_decay": decay})
         return groups
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All parameters that are being trained."""
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+
     def trained_state(self) -> dict[str, Tensor]:
-        """A copy of all parameters that are being trained."""
-        return {name: each.detach().clone() for name, each in self.model.named_parameters() if each.requires_grad}
+        """A copy of them."""
+        return {name: each.detach().clone() for name, each in self.trained().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put such a copy back."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tuneloop.search.averages import AveragedWeights
 from tuneloop.search.cache import PrefixCache
 from tuneloop.search.data import Batch, Sampler, TrainingData
 from tuneloop.search.encoder import Check, Encoder
@@ -112,6 +113,7 @@ def train(
 ) -> dict[str, float]:
     """Train the encoder in place, leave it in its best evaluated state, and return the metrics of that state.
 
+    What is evaluated and kept are the weights averaged over the last steps; see `AveragedWeights`.
     The best is the eligible state with the best main metric; with none eligible, the best of the others. States of the
     run's first half are kept only when none of the second is eligible: the learning rate is high still, and what such a
     state is better at on the held-out sessions it loses elsewhere.
@@ -162,6 +164,7 @@ def train(
         fused=True,
     )
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_learning_rate, steps=steps))
+    average = AveragedWeights(encoder)
     evaluate_at = {math.ceil(steps / 2**halvings) for halvings in range(schedule.evaluations)}
     if schedule.epochs > 4:
         evaluate_at |= {len(sampler) * epoch for epoch in range(schedule.epochs // 2 + 1, schedule.epochs)}
@@ -193,12 +196,13 @@ def train(
             )
             optimizer.step()
             pace.step()
+            average.update()
             if memory is not None:
                 memory.put(embeddings, batch)
             report({"train_loss": value}, step)
             if step not in evaluate_at:
                 continue
-            with start.averaged(params.averaging) if start else nullcontext():
+            with average.applied(), start.averaged(params.averaging) if start else nullcontext():
                 found = evaluator(encoder, loss=loss_of, sampler=sampler_of, check=check)
                 state = encoder.trained_state()
             found["train_loss"] = value
