@@ -12,7 +12,7 @@ from tuneloop.search.evaluate import Evaluator
 from tuneloop.search.model import load_model
 from tuneloop.search.propensity import Propensity
 from tuneloop.search.sessions import read_log
-from tuneloop.search.start import StartModel
+from tuneloop.search.start import embed_by_start_model
 from tuneloop.search.tokens import tokenize
 from tuneloop.search.train import LossDiverged, Params, Schedule, train
 
@@ -38,6 +38,7 @@ class Bench:
         self.model, self.precision = model, precision
         self.tokens = tokenize(load_model(model), self.data.texts, queries=self.data.queries)
         self.evaluator = Evaluator(self.data, self.encoder(), background=32, train_sample=100)
+        self.start_embeddings = embed_by_start_model(self.encoder(), self.data.trained_on, folder)
 
     def encoder(self):
         return Encoder(load_model(self.model), self.tokens, precision=self.precision)
@@ -46,7 +47,8 @@ class Bench:
         encoder = self.encoder()
         schedule = Schedule(**({"epochs": 2, "evaluations": 2, "patience": 2, "main_metric": MAIN} | (schedule or {})))
         params = Params(**PARAMS | (params or {}))
-        return encoder, train(encoder, self.data, self.evaluator, params, schedule, **{"seed": 1, **more})
+        more = {"seed": 1, "start_embeddings": self.start_embeddings, **more}
+        return encoder, train(encoder, self.data, self.evaluator, params, schedule, **more)
 
 
 @pytest.fixture(scope="module")
@@ -161,20 +163,19 @@ def test_distillation_keeps_the_model_near_the_start_model(bench):
     assert near_found["test_ndcg_at_10"] < found["test_ndcg_at_10"]
 
 
-def test_the_start_model_encodes_each_text_once_and_only_those_asked_for(bench):
-    encoder = bench.encoder()
-    start = StartModel(encoder)
-    expected = bench.encoder().encode(np.arange(6)).detach()
-    encoded = []
-    encode = encoder.encode
-    encoder.encode = lambda rows, **more: (encoded.extend(rows), encode(rows, **more))[1]
-    for parameter in encoder.model.parameters():
-        parameter.data.mul_(1.5)
-    trained = encoder.trained_state()
-    for rows in ([0, 5, 3], [3, 0], [4, 5]):
-        torch.testing.assert_close(start.encode(np.array(rows)), expected[rows], rtol=0, atol=1e-6)
-    assert encoded == [0, 5, 3, 4]
-    assert all(torch.equal(encoder.trained_state()[name], each) for name, each in trained.items())
+def test_what_the_start_model_thinks_is_known_of_all_that_is_trained_on(bench, tmp_path):
+    rows = bench.data.trained_on
+    assert set(rows) >= {*bench.data.train.query, *bench.data.train.result}
+    found = embed_by_start_model(bench.encoder(), rows, tmp_path, max_length=8)
+    with torch.no_grad():
+        expected = bench.encoder().encode(rows, max_length=8)
+    torch.testing.assert_close(found[rows], expected, rtol=0, atol=1e-6)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_start_model_there_is_nothing_to_distil(bench):
+    with pytest.raises(ValueError, match="start model"):
+        bench.train({"distillation": 0.2}, start_embeddings=None)
 
 
 def test_a_metric_can_be_minimised(bench):

@@ -153,13 +153,17 @@ class DefaultSettings(MethodSettings):
 
 @dataclass(frozen=True)
 class _Data:
-    """What the runs of an iteration share; `fixed` holds the embeddings of a side that is not trained."""
+    """What the runs of an iteration share.
+
+    `fixed` holds the embeddings of a side that is not trained, `start_embeddings` those to distil from.
+    """
 
     training: TrainingData
     tokens: TokenTable
     evaluator: Evaluator
     cache: PrefixCache
     fixed: Mapping[str, Tensor]
+    start_embeddings: Tensor | None
 
 
 class DefaultFineTuningMethod(Method[DefaultSettings]):
@@ -262,6 +266,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         from tuneloop.search.encoder import Encoder
         from tuneloop.search.evaluate import Evaluator
         from tuneloop.search.sessions import read_log
+        from tuneloop.search.start import embed_by_start_model
         from tuneloop.search.tokens import tokenize
 
         context.progress("reading the sessions")
@@ -291,8 +296,18 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             seed=self.settings.seed,
             check=context.check,
         )
+        start_embeddings = None
+        if self._given.get("distillation", 1.0) > 0:
+            start_embeddings = embed_by_start_model(
+                encoder,
+                training.trained_on,
+                start_model.parent,
+                max_length=self.settings.train_length,
+                check=context.check,
+            )
         counts = {**training.counts, "tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
-        return Prepared(_Data(training, tokens, evaluator, cache, fixed), counts, training.judged, evaluator.baseline)
+        data = _Data(training, tokens, evaluator, cache, fixed, start_embeddings)
+        return Prepared(data, counts, training.judged, evaluator.baseline)
 
     def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:
         """Train once, and give the best evaluated state of the run."""
@@ -326,6 +341,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
                 schedule,
                 seed=context.seed,
                 cache=data.cache,
+                start_embeddings=data.start_embeddings,
                 eligible=lambda found: self.ineligible(prepared, found) is None,
                 report=report,
                 progress=lambda epoch, epochs: context.progress("training", epoch=epoch, epochs=epochs),

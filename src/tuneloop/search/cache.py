@@ -5,12 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 MAX_DEPTHS = 2
+
+
+def on_disk(folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> Tensor:
+    """A tensor of zeros in a memory-mapped file without a name: its space is free again once the tensor is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(shape[0] * shape[1] * dtype.itemsize)
+        return torch.from_numpy(np.memmap(file, dtype=dtype, mode="r+", shape=shape))
 
 
 class PrefixCache:
@@ -42,11 +51,7 @@ class PrefixCache:
             self._depths.pop(next(iter(self._depths)))
         if not 0 < size <= self.max_bytes:
             return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            file.truncate(size)
-            mapped = np.memmap(file, dtype=np.int16, mode="r+", shape=(tokens, width))
-        hidden = torch.from_numpy(mapped).view(torch.bfloat16)
+        hidden = on_disk(self.folder, (tokens, width), np.dtype(np.int16)).view(torch.bfloat16)
         build(hidden)
         self._depths[depth] = hidden
         return hidden

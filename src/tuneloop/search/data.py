@@ -44,6 +44,12 @@ class TrainingData:
     counts: Mapping[str, int | float | str]
     propensity: Propensity
 
+    @property
+    def trained_on(self) -> NDArray[np.int64]:
+        """The rows of the texts that training may read, ascending."""
+        both = self.train, self.earlier
+        return np.unique(np.concatenate([rows for each in both for rows in (each.query, each.result)]))
+
     def with_replay(self, share: float, *, seed: int) -> Sessions:
         """The training sessions, and after them a share of the earlier ones, drawn by the seed.
 

@@ -1,34 +1,33 @@
-"""The start model, while the encoder that held it is being trained."""
+"""What is kept of the start model, while the encoder that held it is being trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tuneloop.search.cache import on_disk
 from tuneloop.search.encoder import Check, Encoder
+
+# Texts that are encoded at once.
+PORTION = 8192
 
 
 class StartModel:
-    """The weights of the start model, kept beside those that are trained, and the embeddings that they give.
-
-    Neither method is to be used between a forward pass and its backward pass, as they change weights in between.
+    """The weights of the start model.
 
     Args:
         encoder: holds the start model still, with the layers fixed that will be.
-        max_length: tokens of a text that `encode` reads, at most.
     """
 
-    def __init__(self, encoder: Encoder, *, max_length: int | None = None) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._max_length = max_length
         self._weights = encoder.trained_state()
-        self._embeddings = torch.empty(0)
-        self._encoded = np.zeros(len(encoder.tokens), bool)
 
     @contextmanager
     def averaged(self, share: float) -> Iterator[None]:
@@ -37,9 +36,6 @@ class StartModel:
         Such a model keeps more of what the start model could do, on all that it was not trained on (WiSE-FT: Wortsman
         et al., Robust Fine-Tuning of Zero-Shot Models, 2022).
         """
-        if not share:
-            yield
-            return
         trained = self._encoder.trained_state()
         self._encoder.load_state({name: torch.lerp(each, self._weights[name], share) for name, each in trained.items()})
         try:
@@ -47,17 +43,33 @@ class StartModel:
         finally:
             self._encoder.load_state(trained)
 
-    def encode(self, rows: NDArray[np.int64], *, check: Check = lambda: None) -> Tensor:
-        """The start model's unit-length embeddings (B, d) float32 of distinct rows, each encoded when first asked for.
 
-        `check` is called between forward passes and may raise.
-        """
-        new = rows[~self._encoded[rows]]
-        if len(new):
-            with torch.no_grad(), self.averaged(1.0):
-                found = self._encoder.encode(new, max_length=self._max_length, check=check)
-            if not len(self._embeddings):
-                self._embeddings = found.new_empty(len(self._encoded), found.shape[1])
-            self._embeddings[torch.from_numpy(new)] = found
-            self._encoded[new] = True
-        return self._embeddings[torch.from_numpy(rows)]
+def embed_by_start_model(
+    encoder: Encoder,
+    rows: NDArray[np.int64],
+    folder: Path,
+    *,
+    max_length: int | None = None,
+    check: Check = lambda: None,
+) -> Tensor:
+    """What the start model thinks of texts, to distil it: all runs of an iteration can share it.
+
+    Args:
+        encoder: holds the start model still.
+        rows: of the texts, distinct.
+        folder: where the embeddings lie, in a file without a name.
+        max_length: tokens of a text to read, at most.
+        check: called between forward passes; may raise.
+
+    Returns:
+        Unit-length embeddings by row of the table of texts, (N, d) float32 on the CPU; zeros for other rows.
+    """
+    found = torch.zeros(len(encoder.tokens), 0)
+    for start in range(0, len(rows), PORTION):
+        some = rows[start : start + PORTION]
+        with torch.no_grad():
+            part = encoder.encode(some, max_length=max_length, check=check).cpu()
+        if not start:
+            found = on_disk(folder, (len(found), part.shape[1]), np.dtype(np.float32))
+        found[torch.from_numpy(some)] = part
+    return found

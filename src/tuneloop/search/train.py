@@ -106,6 +106,7 @@ def train(
     *,
     seed: int,
     cache: PrefixCache | None = None,
+    start_embeddings: Tensor | None = None,
     eligible: Callable[[Mapping[str, float]], bool] = lambda metrics: True,
     report: Report = lambda metrics, step: None,
     progress: Callable[[int, int], None] = lambda epoch, epochs: None,
@@ -125,6 +126,8 @@ def train(
         params, schedule: what to do.
         seed: of everything random. The same arguments give the same model.
         cache: where to keep what the fixed layers give; shared by runs from the same start model.
+        start_embeddings: of the texts that are trained on, by row, (N, d); see `embed_by_start_model`. Distillation
+            needs them.
         eligible: whether a model with these metrics may become the best.
         report: receives metrics and the step, which counts from 1; may raise.
         progress: receives the epoch, counted from 1, and the number of epochs.
@@ -132,7 +135,8 @@ def train(
 
     Raises:
         LossDiverged: the loss is no number any more.
-        ValueError: there is nothing to learn from, or the main metric cannot be measured on these data.
+        ValueError: there is nothing to learn from, or nothing to distil, or the main metric cannot be measured on these
+            data.
     """
     torch.manual_seed(seed)
     shape = {"margin": params.margin, "temperature": params.temperature, "robustness": params.robustness}
@@ -150,8 +154,11 @@ def train(
     steps = len(sampler) * schedule.epochs
     if steps == 0:
         raise ValueError("there is no session to learn from: none has a clicked result whose text is known")
+    teacher = start_embeddings if params.distillation else None
+    if params.distillation and teacher is None:
+        raise ValueError("distillation needs the embeddings of the start model")
     encoder.fix_layers(params.num_fixed_layers, cache, check=check)
-    start = StartModel(encoder, max_length=params.max_length) if params.averaging or params.distillation else None
+    start = StartModel(encoder) if params.averaging else None
     encode = partial(encoder.encode, max_length=params.max_length, check=check)
     memory = Memory(sampler) if params.memory else None
     optimizer = torch.optim.AdamW(
@@ -178,14 +185,14 @@ def train(
             check()
             step += 1
             rows = np.concatenate([batch.queries, batch.items])
-            before = _scores(start.encode(rows, check=check), batch) if start and params.distillation else None
             embeddings = encode(rows)
             scores = _scores(embeddings, batch)
             loss = loss_of(scores, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise LossDiverged(f"the training loss is {value} at step {step}")
-            if before is not None:
+            if teacher is not None:
+                before = _scores(teacher[torch.from_numpy(rows)].to(scores.device), batch)
                 loss = loss + params.distillation * distillation(scores, before, temperature=params.temperature)
             if memory is not None:
                 loss = loss + params.memory * memory.loss(embeddings, batch, **shape)
