@@ -68,7 +68,7 @@ class FixedParams(BaseModel):
         0.5, ge=0, le=1, description="How little a click counts that the model finds implausible; 0 counts all alike."
     )
     not_irrelevant_only: bool = Field(True, description="Leave out sessions in which nothing was relevant.")
-    negative_downsampling: float = Field(0.05, ge=0, le=1, description="Share of not-clicked results in use.")
+    negative_downsampling: float = Field(0.04, ge=0, le=1, description="Share of not-clicked results in use.")
     negative_hardness: float = Field(1.0, ge=0, le=5, description="How much rather such that stood at the top.")
     loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
@@ -227,7 +227,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             "temperature": FloatDistribution(0.05, 0.09, log=True),
             "robustness": FloatDistribution(0.3, 0.7),
             "not_irrelevant_only": CategoricalDistribution((True, False)),
-            "negative_downsampling": FloatDistribution(0.04, 0.15),
+            "negative_downsampling": FloatDistribution(0.03, 0.12),
             "negative_hardness": FloatDistribution(0.0, 2.0),
             "loss": CategoricalDistribution(("contrastive", "margin_ranking")),
             "batch_size": CategoricalDistribution((32, 64, 128)),
