@@ -27,6 +27,8 @@ Check = Callable[[], None]
 GROUP_TOKENS = {"cpu": 2048, "cuda": 32768}
 # A pass may end early rather than pad texts to more than this times their length.
 MAX_PADDING = 1.2
+# Texts that are embedded at once where nothing is learnt from them.
+PORTION = 8192
 # A faster way of computing must give the model's own embeddings: the least cosine of both.
 MIN_COSINE = 0.999
 
@@ -121,12 +123,22 @@ class Encoder:
                 parts.append(self._replay[side](features, hidden if self.bf16 else hidden.float()))
         return torch.cat([part.float() for part in parts]), np.concatenate(places)
 
+    def embed(self, rows: NDArray[np.int64], *, check: Check = lambda: None) -> Tensor:
+        """What `encode` gives for any number of rows, without gradients and on the CPU, some after others."""
+        found: Tensor | None = None
+        for start in range(0, max(len(rows), 1), PORTION):
+            with torch.no_grad():
+                part = self.encode(rows[start : start + PORTION], check=check).cpu()
+            if found is None:
+                found = torch.empty(len(rows), part.shape[1])
+            found[start : start + PORTION] = part
+        assert found is not None
+        return found
+
     def embed_side(self, side: str, *, check: Check = lambda: None) -> Tensor:
         """The embeddings of all texts of one side, (N, d) float32 on the CPU, without gradients."""
         first = self._first(side)
-        rows = np.arange(first, self.tokens.queries if side == "query" else len(self.tokens))
-        with torch.no_grad():
-            return self.encode(rows, check=check).cpu()
+        return self.embed(np.arange(first, self.tokens.queries if side == "query" else len(self.tokens)), check=check)
 
     def fix_side(self, side: str, embeddings: Tensor, head: nn.Module | None = None) -> None:
         """Take the embeddings of one of two sides, before `head` if any, as given; only `head` is trained on it.

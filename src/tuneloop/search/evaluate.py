@@ -80,8 +80,7 @@ class Evaluator:
         return found
 
     def _embed(self, encoder: Encoder, check: Check) -> NDArray[np.float32]:
-        with torch.no_grad():
-            embeddings: NDArray[np.float32] = encoder.encode(self.rows, check=check).cpu().numpy()
+        embeddings: NDArray[np.float32] = encoder.embed(self.rows, check=check).numpy()
         return embeddings
 
     def _similarities(self, embeddings: NDArray[np.float32]) -> dict[str, tuple[Floats, Floats]]:
