@@ -63,19 +63,20 @@ class Stretch:
 # -- the data
 
 
-def records(copies: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Items and sessions of rare-diseases; with copies, so many times as many made-up ones of the same shape.
+def records(copies: int = 0) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Items and sessions of rare-diseases; with copies, so many times as many made-up ones of the same shape, copy by
+    copy, so that they need no more memory than one.
 
     A copy has the words of each item in another order, and its number in the queries: all texts are distinct.
     """
     folder = need("rare-diseases")
     items, sessions = read_lines(folder / "items.jsonl.gz"), read_lines(folder / "sessions.jsonl.gz")
     if not copies:
-        return items, sessions
+        yield items, sessions
     rng = np.random.default_rng(0)
-    more_items, more_sessions = [], []
     for number in range(copies):
         mark = f"#{number}-"
+        more_items, more_sessions = [], []
         for item in items:
             words = np.array(item["text"].split())
             more_items.append({"object_id": mark + item["object_id"], "text": " ".join(rng.permutation(words))})
@@ -91,25 +92,31 @@ def records(copies: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
                     "events": [{"object_id": mark + each["object_id"]} for each in session["events"]],
                 }
             )
-    return more_items, more_sessions
+        yield more_items, more_sessions
 
 
 def write_snapshot(folder: Path, copies: int = 0, share: float = 1.0) -> Snapshot:
-    """The records as a task would get them."""
-    items, sessions = records(copies)
-    rows = [
-        {
-            "session_id": each["session_id"],
-            "search_query": each["search_query"],
-            "results": [{"object_id": one["object_id"], "rank": one.get("rank")} for one in each["search_results"]],
-            "events": [{"object_id": one["object_id"], "event_type": "click"} for one in each["events"]],
-            "is_irrelevant": bool(each.get("is_irrelevant")),
-        }
-        for each in sessions[: round(len(sessions) * share)]
-    ]
+    """The records as a task would get them; of the sessions the first share."""
     snapshot = Snapshot(str(folder))
-    pq.write_table(pa.Table.from_pylist(rows, SESSIONS_SCHEMA), snapshot.sessions_url)
-    pq.write_table(pa.Table.from_pylist(items, ITEMS_SCHEMA), snapshot.items_url)
+    with (
+        pq.ParquetWriter(snapshot.sessions_url, SESSIONS_SCHEMA) as sessions_file,
+        pq.ParquetWriter(snapshot.items_url, ITEMS_SCHEMA) as items_file,
+    ):
+        for items, sessions in records(copies):
+            rows = [
+                {
+                    "session_id": each["session_id"],
+                    "search_query": each["search_query"],
+                    "results": [
+                        {"object_id": one["object_id"], "rank": one.get("rank")} for one in each["search_results"]
+                    ],
+                    "events": [{"object_id": one["object_id"], "event_type": "click"} for one in each["events"]],
+                    "is_irrelevant": bool(each.get("is_irrelevant")),
+                }
+                for each in sessions[: round(len(sessions) * share)]
+            ]
+            sessions_file.write_table(pa.Table.from_pylist(rows, SESSIONS_SCHEMA))
+            items_file.write_table(pa.Table.from_pylist(items, ITEMS_SCHEMA))
     return snapshot
 
 
