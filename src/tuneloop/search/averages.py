@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -37,12 +36,6 @@ class AveragedWeights:
             now = self._encoder.trained()
             torch._foreach_lerp_([self._average[name] for name in now], [each.detach() for each in now.values()], share)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Within this context the encoder has the averaged weights."""
-        weights = self._encoder.trained_state()
-        self._encoder.load_state(self._average)
-        try:
-            yield
-        finally:
-            self._encoder.load_state(weights)
+        return self._encoder.holding(self._average)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -123,16 +123,26 @@ class Encoder:
                 parts.append(self._replay[side](features, hidden if self.bf16 else hidden.float()))
         return torch.cat([part.float() for part in parts]), np.concatenate(places)
 
-    def embed(self, rows: NDArray[np.int64], *, check: Check = lambda: None) -> Tensor:
-        """What `encode` gives for any number of rows, without gradients and on the CPU, some after others."""
-        found: Tensor | None = None
+    def portions(
+        self, rows: NDArray[np.int64], *, max_length: int | None = None, check: Check = lambda: None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """What `encode` gives for any number of rows, some after others: without gradients and on the CPU.
+
+        Yields which of the rows, at least once, and their embeddings (b, d) float32.
+        """
         for start in range(0, max(len(rows), 1), PORTION):
+            place = slice(start, start + PORTION)
             with torch.no_grad():
-                part = self.encode(rows[start : start + PORTION], check=check).cpu()
-            if found is None:
+                part = self.encode(rows[place], max_length=max_length, check=check).cpu()
+            yield place, part
+
+    def embed(self, rows: NDArray[np.int64], *, check: Check = lambda: None) -> Tensor:
+        """The embeddings (B, d) float32 of any number of rows, in their order, without gradients and on the CPU."""
+        found = torch.empty(0)
+        for place, part in self.portions(rows, check=check):
+            if not place.start:
                 found = torch.empty(len(rows), part.shape[1])
-            found[start : start + PORTION] = part
-        assert found is not None
+            found[place] = part
         return found
 
     def embed_side(self, side: str, *, check: Check = lambda: None) -> Tensor:
@@ -216,6 +226,16 @@ class Encoder:
             for name, parameter in self.model.named_parameters():
                 if name in state:
                     parameter.copy_(state[name])
+
+    @contextmanager
+    def holding(self, state: dict[str, Tensor]) -> Iterator[None]:
+        """Within this context the trained parameters have these values."""
+        trained = self.trained_state()
+        self.load_state(state)
+        try:
+            yield
+        finally:
+            self.load_state(trained)
 
     def release(self) -> None:
         """Leave the model as plain clients expect it: no replay, and no reference to what was computed before."""

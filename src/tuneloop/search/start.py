@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ from torch import Tensor
 
 from tuneloop.search.cache import on_disk
 from tuneloop.search.encoder import Check, Encoder
-
-# Texts that are encoded at once.
-PORTION = 8192
 
 
 class StartModel:
@@ -29,19 +25,16 @@ class StartModel:
         self._encoder = encoder
         self._weights = encoder.trained_state()
 
-    @contextmanager
-    def averaged(self, share: float) -> Iterator[None]:
+    def averaged(self, share: float) -> AbstractContextManager[None]:
         """Within this context the encoder's weights are averages with the start model's, whose share is given.
 
         Such a model keeps more of what the start model could do, on all that it was not trained on (WiSE-FT: Wortsman
         et al., Robust Fine-Tuning of Zero-Shot Models, 2022).
         """
-        trained = self._encoder.trained_state()
-        self._encoder.load_state({name: torch.lerp(each, self._weights[name], share) for name, each in trained.items()})
-        try:
-            yield
-        finally:
-            self._encoder.load_state(trained)
+        trained = self._encoder.trained()
+        return self._encoder.holding(
+            {name: torch.lerp(each.detach(), self._weights[name], share) for name, each in trained.items()}
+        )
 
 
 def embed_by_start_model(
@@ -65,11 +58,10 @@ def embed_by_start_model(
         Unit-length embeddings by row of the table of texts, (N, d) float32 on the CPU; zeros for other rows.
     """
     found = torch.zeros(len(encoder.tokens), 0)
-    for start in range(0, len(rows), PORTION):
-        some = rows[start : start + PORTION]
-        with torch.no_grad():
-            part = encoder.encode(some, max_length=max_length, check=check).cpu()
-        if not start:
+    if not len(rows):
+        return found
+    for place, part in encoder.portions(rows, max_length=max_length, check=check):
+        if not place.start:
             found = on_disk(folder, (len(found), part.shape[1]), np.dtype(np.float32))
-        found[torch.from_numpy(some)] = part
+        found[torch.from_numpy(rows[place])] = part
     return found
