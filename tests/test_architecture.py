@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy"}
+HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy", "ibis", "duckdb", "pandas"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "scipy"}
         "tuneloop.cli",
         "tuneloop.demo",
         "tuneloop.search.metrics",
+        "tuneloop.relational",
         "tuneloop.methods.contract",
         "tuneloop.methods.registry",
         "tuneloop.methods.snapshot",

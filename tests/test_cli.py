@@ -23,8 +23,10 @@ from typer.testing import CliRunner, Result
 from support import probe_method
 from support.api import running, settings_for
 from support.service import free_ports, wait_until
+from support.tables import write_shop
 from tuneloop.cli import app
 from tuneloop.client import Client, Progress, Task
+from tuneloop.relational import Dataset
 from tuneloop.service.live import TaskView, TimeLeft, fraction_done
 
 Run = Callable[..., Result]
@@ -107,6 +109,7 @@ def test_the_commands_are_those_that_the_documentation_names():
         "items import", "sessions import", "forget", "batch release", "batch list",
         "tune", "wait", "tasks", "cancel", "restart", "methods",
         "models list", "models show", "models register", "models alias", "embed", "embed-items", "rank",
+        "relational show", "relational validate",
     }  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def test_every_command_explains_itself_with_an_example(path: list[str]):
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*path, "--help"])
     assert result.exit_code == 0
     assert re.search(rf"Example: .*tuneloop {' '.join(path)}", result.stdout)
-    if path[0] not in ("up", "api", "worker", "mlflow"):
+    if path[0] not in ("up", "api", "worker", "mlflow") and path != ["relational", "show"]:  # for the eye alone
         assert "--json" in result.stdout
 
 
@@ -487,3 +490,23 @@ def test_from_files_to_a_ranking(make_service: Callable[..., object], tmp_path: 
 def shown_batch(url: str) -> str:
     with Client(url) as client:
         return next(batch.batch_id for batch in client.batches() if batch.status == "released")
+
+
+def test_a_dataset_is_shown_and_drawn_without_a_service(tmp_path: Path) -> None:
+    Dataset.parse(write_shop(tmp_path)).save(tmp_path / "shop.yaml")
+    done = tuneloop("relational", "show", "shop.yaml", "--svg", "shop.svg", env={**os.environ, "COLUMNS": "160"})
+    assert done.returncode == 0, done.stderr
+    assert "transactions" in done.stdout and "800 rows" in done.stdout
+    assert "<svg" in (tmp_path / "shop.svg").read_text()
+
+
+def test_problems_of_a_dataset_are_told_with_their_fix(run: Run, tmp_path: Path) -> None:
+    document = write_shop(tmp_path)
+    Dataset.parse(document).save(tmp_path / "shop.yaml")
+    assert "nothing is wrong" in run("relational", "validate", "shop.yaml").output
+    document["tables"][2]["time_column"] = "tdat"
+    Dataset.parse(document).save(tmp_path / "shop.yaml")
+    found = run("relational", "validate", "shop.yaml", status=1).output
+    assert "transactions.tdat" in found and "did you mean t_dat?" in found
+    (problem,) = json.loads(run("relational", "validate", "shop.yaml", "--json", status=1).stdout)
+    assert (problem["table"], problem["column"]) == ("transactions", "tdat")

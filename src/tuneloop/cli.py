@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tuneloop.errors import InvalidInput
+from tuneloop.service import relational_commands
 from tuneloop.service.commands import (
     ApiKey,
     Json,
@@ -60,6 +61,7 @@ def _group(name: str, help: str, panel: str) -> typer.Typer:
 items = _group("items", "What a search can return.", DATA)
 sessions = _group("sessions", "Searches, and what users did with their results.", DATA)
 batch = _group("batch", "Sessions gathered for learning.", DATA)
+app.add_typer(relational_commands.group, rich_help_panel=DATA)
 models = _group("models", "Registered models, their versions and aliases.", MODELS)
 
 File = Annotated[

@@ -1,5 +1,6 @@
 """Every setting of the service, in one class: `TUNELOOP_*` variables or a `.env` file, all optional."""
 
+import os
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
     snapshot_url: str | None = Field(None, description="fsspec URL for snapshots (default: data_dir/snapshots).")
     embeddings_url: str | None = Field(None, description="fsspec URL for embeddings (default: data_dir/embeddings).")
     cache_max_gb: float = Field(10, gt=0, description="Disk space for the encoder caches, in GiB.")
+    table_roots: str = Field("", description="Folders that tables are read from, separated as in PATH.")
+    table_connections: str = Field("", description="Databases that tables are read from: name=URL, by spaces.")
+    table_memory_gb: float = Field(4, gt=0, description="Memory that reading tables may take, in GiB.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the parts log.")
 
     @field_validator("api_keys")
@@ -49,6 +53,27 @@ class Settings(BaseSettings):
     def _keys_parse(cls, value: str) -> str:
         _parse_keys(value)
         return value
+
+    @field_validator("table_connections")
+    @classmethod
+    def _connections_parse(cls, value: str) -> str:
+        _parse_connections(value)
+        return value
+
+    @cached_property
+    def connections(self) -> dict[str, str]:
+        """The databases that tables are read from, by the names that sources call them."""
+        return _parse_connections(self.table_connections)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders that tables are read from."""
+        return tuple(Path(part).expanduser() for part in self.table_roots.split(os.pathsep) if part.strip())
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Where the tables lie that clients sent."""
+        return self.data_dir.absolute() / "uploads"
 
     @cached_property
     def keys(self) -> tuple[ApiKey, ...]:
@@ -126,3 +151,15 @@ def _parse_keys(text: str) -> tuple[ApiKey, ...]:
     if len({key.secret for key in keys}) < len(keys):
         raise ValueError("two of TUNELOOP_API_KEYS share a secret")
     return tuple(keys)
+
+
+def _parse_connections(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in text.split():
+        name, mark, url = entry.partition("=")
+        if not mark or "://" not in url or "/" in name or "#" in name or not name:
+            raise ValueError("TUNELOOP_TABLE_CONNECTIONS takes name=URL, separated by spaces: shop=postgresql://…")
+        if name in found:
+            raise ValueError(f"two of TUNELOOP_TABLE_CONNECTIONS are called {name!r}")
+        found[name] = url
+    return found

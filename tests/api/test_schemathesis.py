@@ -32,12 +32,14 @@ CHECKS = [
 ]
 
 
-# What a JSON Schema cannot say: distinct results, settings of a method, cursors, NDJSON.
+# What a JSON Schema cannot say: distinct results, settings of a method, cursors, NDJSON, metrics of a task, Parquet.
 BEYOND = {
     ("/api/v1/clickstream/session", positive_data_acceptance),
     ("/api/v1/clickstream/internal/batch/sessions", positive_data_acceptance),
     ("/api/v1/fine-tuning/task", positive_data_acceptance),
     ("/api/v1/items", positive_data_acceptance),
+    ("/api/v1/relational/validate", positive_data_acceptance),
+    ("/api/v1/relational/upload", positive_data_acceptance),
     ("/api/v1/clickstream/sessions/import", negative_data_rejection),
 }
 # These need MLflow, or say 503 without it.

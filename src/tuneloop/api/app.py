@@ -7,7 +7,20 @@ from importlib.metadata import version
 import anyio
 from fastapi import FastAPI
 
-from tuneloop.api import auth, clickstream, docs, errors, fine_tuning, imports, items, models, openai, service, tasks
+from tuneloop.api import (
+    auth,
+    clickstream,
+    docs,
+    errors,
+    fine_tuning,
+    imports,
+    items,
+    models,
+    openai,
+    relational,
+    service,
+    tasks,
+)
 from tuneloop.api.backend import Backend
 from tuneloop.api.bodies import BodyLimit
 from tuneloop.api.observe import Metrics, Observer
@@ -18,6 +31,8 @@ from tuneloop.methods.registry import discover
 from tuneloop.models.inference import Inference
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.weights import Weights
+from tuneloop.relational.sources import Sources
+from tuneloop.relational.uploads import Uploads
 from tuneloop.settings import Settings
 from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.snapshots import SnapshotStore
@@ -54,12 +69,14 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (clickstream, imports, items, fine_tuning, tasks, models, openai, service):
+    for room in (clickstream, imports, items, fine_tuning, tasks, models, relational, openai, service):
         app.include_router(room.router)
+    app.include_router(relational.upload_router)
     docs.install(app, needs_key=bool(settings.keys))
     errors.install(app)
     # The last one added is the first one asked.
-    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_mb * 2**20), streamed=frozenset((imports.PATH,)))
+    streamed = frozenset((imports.PATH, relational.UPLOAD_PATH))
+    app.add_middleware(BodyLimit, max_bytes=int(settings.max_body_mb * 2**20), streamed=streamed)
     app.add_middleware(auth.Auth, keys=settings.keys)
     app.add_middleware(Observer, metrics=metrics)
     return app
@@ -82,6 +99,8 @@ def build_backend(settings: Settings, database: Database, metrics: Metrics) -> B
         models=registry,
         inference=Inference(registry, settings.data_dir.absolute() / "models"),
         weights=Weights(registry.tracking),
+        sources=Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir),
+        uploads=Uploads(settings.uploads_dir),
         metrics=metrics,
         model_threads=anyio.CapacityLimiter(MODEL_THREADS),
         import_threads=anyio.CapacityLimiter(IMPORT_THREADS),

@@ -17,6 +17,8 @@ from tuneloop.methods.registry import Registry
 from tuneloop.models.inference import Inference
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.weights import Weights
+from tuneloop.relational.sources import Sources
+from tuneloop.relational.uploads import Uploads
 from tuneloop.settings import Settings
 from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.store import TaskStore
@@ -36,6 +38,8 @@ class Backend:
     models: ModelRegistry
     inference: Inference
     weights: Weights
+    sources: Sources
+    uploads: Uploads
     metrics: Metrics
     # Work that waits for MLflow or computes gets threads of its own, so that sessions never wait for it.
     model_threads: anyio.CapacityLimiter

@@ -24,6 +24,7 @@ TAGS = [
     {"name": "Batches", "description": "Sessions gathered until they are released for learning."},
     {"name": "Items", "description": "What can be found."},
     {"name": "Fine-tuning", "description": "Learning from a batch, as a task."},
+    {"name": "Tables", "description": "Relational tables to learn from."},
     {"name": "Tasks", "description": "Asked-for work of any kind."},
     {"name": "Models", "description": "The registry: versions, aliases, embeddings, rankings."},
     {"name": "OpenAI", "description": "Embeddings in OpenAI's shapes, for its clients."},

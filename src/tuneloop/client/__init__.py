@@ -19,6 +19,7 @@ from tuneloop.client.fine_tuning import DEFAULT_METHOD
 from tuneloop.client.types import (
     Alias,
     Batch,
+    DatasetProblem,
     Embeddings,
     Event,
     FailedMethod,
@@ -53,6 +54,7 @@ __all__ = [
     "ClientError",
     "ConflictError",
     "ConnectionFailedError",
+    "DatasetProblem",
     "Embeddings",
     "Event",
     "FailedMethod",

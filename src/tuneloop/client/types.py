@@ -359,3 +359,13 @@ class Model(_Answer):
         versions = ModelVersion.parse_all(payload.get("versions"))
         aliases = {alias: str(version) for alias, version in dict(payload.get("aliases") or {}).items()}
         return {"versions": versions, "aliases": aliases}
+
+
+@dataclass(frozen=True)
+class DatasetProblem(_Answer):
+    """One thing that is wrong with a dataset. `table` is one of its tables, or a split of its task: `task.train`."""
+
+    table: str
+    column: str | None
+    problem: str
+    fix: str

@@ -74,6 +74,17 @@ def show(grid: Table, *, empty: str) -> None:
         say(empty)
 
 
+def show_problems(problems: Sequence[api.DatasetProblem]) -> None:
+    """What is wrong with a dataset, each with its fix."""
+    if not problems:
+        say("nothing is wrong with this dataset")
+    for problem in problems:
+        where = problem.table if problem.column is None else f"{problem.table}.{problem.column}"
+        console = out()
+        console.print(f"[bold]{escape(where)}[/bold]  {escape(problem.problem)}", soft_wrap=True)
+        console.print(f"  {escape(problem.fix)}", soft_wrap=True, style="dim")
+
+
 # -- imports
 
 

@@ -1,0 +1,146 @@
+"""The client's calls about tables: sending them, and what is wrong with them."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tuneloop.client.errors import ClientError, InvalidRequestError
+from tuneloop.client.transport import Transport
+from tuneloop.client.types import DatasetProblem
+from tuneloop.relational.dataset import Dataset
+from tuneloop.relational.sources import SUFFIXES, UPLOAD
+from tuneloop.relational.uploads import digest_of
+
+Progress = Callable[[str, int, int], None]
+
+_PATH = "/api/v1/relational"
+_CHUNK = 1024 * 1024
+_LONG = 3600.0  # seconds that looking at large tables may take
+
+
+class RelationalCalls:
+    """Learning from tables. Mixed into `Client`."""
+
+    _transport: Transport
+
+    def validate(self, dataset: Dataset, *, progress: Progress | None = None) -> tuple[DatasetProblem, ...]:
+        """All that is wrong with a dataset, each with its table, column and fix; empty when all is well.
+
+        Local files that the service cannot see are sent first, those alone that it does not have.
+
+        Args:
+            dataset: the tables and the task.
+            progress: called while files are sent, with a file's name, the bytes sent and all of them. By default a
+                bar is shown where a person looks on.
+
+        Raises:
+            ClientError: a local file cannot be read.
+            InvalidInputError: the service does not accept the dataset.
+        """
+        document = self.send_tables(dataset, progress=progress).document()
+        answer = self._transport.call("POST", f"{_PATH}/validate", body={"dataset": document}, timeout=_LONG)
+        return DatasetProblem.parse_all(answer["problems"])
+
+    def send_tables(self, dataset: Dataset, *, progress: Progress | None = None) -> Dataset:
+        """The dataset as the service can read it: files it cannot see are uploaded and stand for themselves no more.
+
+        Raises:
+            ClientError: a local file cannot be read, or is of a kind that cannot be sent.
+        """
+        sources = {each.source for each in dataset.tables}
+        if dataset.task is not None and dataset.task.source is not None:
+            sources |= {source for _, source in dataset.task.source.items()}
+        local = {source: Path(source).absolute() for source in sources if _is_local(source)}
+        absent = set(self._missing([_described(path) for path in local.values()]))
+        sent: dict[str, str] = {}
+        for source, path in local.items():
+            sent[source] = self.upload(path, progress=progress) if str(path) in absent else str(path)
+        return dataset.map_sources(lambda source: sent.get(source, source))
+
+    def upload(self, path: Path | str, *, progress: Progress | None = None) -> str:
+        """Send a Parquet or CSV file, unless the service has it; its source, `upload:…`.
+
+        Raises:
+            ClientError: it cannot be read, or is of another kind.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            raise InvalidRequestError(
+                f"{path} cannot be sent: send .parquet or .csv files, or put it where the service reads tables "
+                "(TUNELOOP_TABLE_ROOTS)"
+            )
+        try:
+            source = digest_of(path)
+            size = path.stat().st_size
+        except OSError as error:
+            raise ClientError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        if not self._missing([{"source": source}]):
+            return source
+        with _bar(path.name, size) as shown:
+            answer = self._transport.call(
+                "POST",
+                f"{_PATH}/upload",
+                params={"name": path.name},
+                content=lambda: _read(path, size, progress or shown),
+                content_type="application/octet-stream",
+                timeout=_LONG,
+            )
+        return str(answer["source"])
+
+    def _missing(self, sources: list[dict[str, object]]) -> list[str]:
+        if not sources:
+            return []
+        return list(self._transport.call("POST", f"{_PATH}/sources", body={"sources": sources})["missing"])
+
+
+def _is_local(source: str) -> bool:
+    """Whether a source is a path on this machine: neither an upload nor an address nor a connection."""
+    place, mark, _ = source.partition("#")
+    return not source.startswith(UPLOAD) and "://" not in place and not (mark and not Path(place).suffix)
+
+
+def _described(path: Path) -> dict[str, object]:
+    place = Path(str(path).partition("#")[0])
+    try:
+        found = place.stat()
+    except FileNotFoundError:
+        raise ClientError(f"there is no file {place}") from None
+    except OSError as error:
+        raise ClientError(f"cannot read {place}: {(error.strerror or str(error)).lower()}") from None
+    if place.is_dir():
+        return {"source": str(path)}
+    return {"source": str(path), "size": found.st_size, "modified_ns": found.st_mtime_ns}
+
+
+def _read(path: Path, size: int, progress: Progress) -> Iterator[bytes]:
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+            done += len(chunk)
+            progress(path.name, done, size)
+
+
+class _bar:
+    """A progress bar on stderr, where a person looks on."""
+
+    def __init__(self, name: str, size: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("sending {task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=sys.stderr),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task(name, total=size)
+
+    def __enter__(self) -> Progress:
+        self._progress.start()
+        return lambda name, done, size: self._progress.update(self._task, completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,201 @@
+"""Tables as Ibis expressions, all in one engine: the database they all lie in, or DuckDB."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuneloop.errors import InvalidInput
+from tuneloop.relational.sources import Location, Sources
+
+if TYPE_CHECKING:
+    import ibis
+    from ibis.backends import BaseBackend
+
+
+class OpenTables(Mapping[str, "ibis.Table"]):
+    """Tables by name, in the engine that computes with them."""
+
+    def __init__(self, engine: BaseBackend, tables: Mapping[str, ibis.Table], problems: Mapping[str, str]) -> None:
+        self.engine = engine
+        self.problems = dict(problems)
+        self._tables = dict(tables)
+
+    def __getitem__(self, name: str) -> ibis.Table:
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether DuckDB computes here."""
+        return bool(self.engine.name == "duckdb")
+
+
+@contextmanager
+def open_tables(
+    wanted: Mapping[str, str], sources: Sources, *, memory_gb: float | None = None, threads: int | None = None
+) -> Iterator[OpenTables]:
+    """Open tables for reading.
+
+    Where all are in one PostgreSQL, Snowflake or BigQuery, that engine computes and only results travel. Otherwise
+    DuckDB does, within the memory given: it reads files where they are, and databases' tables once.
+
+    Args:
+        wanted: sources by the names that the tables get.
+        sources: what they mean.
+        memory_gb: what DuckDB may use, in GiB; it spills to disk beyond.
+        threads: what DuckDB may use; all cores by default.
+
+    Yields:
+        The tables that could be opened; `problems` says why the others could not.
+    """
+    ibis = need_ibis()
+    found, problems = _locate(wanted, sources)
+    addresses = {location.url for location in found.values()}
+    if len(addresses) == 1 and (url := addresses.pop()) is not None and not problems:
+        engine = connect(url)
+        try:
+            tables = _each(found, lambda name: remote_table(engine, found[name].table or ""), problems)
+            yield OpenTables(engine, tables, problems)
+        finally:
+            engine.disconnect()
+        return
+    with tempfile.TemporaryDirectory(prefix="tuneloop-") as folder:
+        engine = ibis.duckdb.connect()
+        try:
+            _limit(engine, Path(folder), memory_gb, threads)
+            tables = _each(found, lambda name: _in_duckdb(engine, name, found[name], found), problems)
+            _lock(engine, found.values(), Path(folder))
+            yield OpenTables(engine, tables, problems)
+        finally:
+            engine.disconnect()
+
+
+def _locate(wanted: Mapping[str, str], sources: Sources) -> tuple[dict[str, Location], dict[str, str]]:
+    found, problems = {}, {}
+    for name, source in wanted.items():
+        try:
+            found[name] = sources.locate(source)
+        except InvalidInput as error:
+            problems[name] = error.detail
+    return found, problems
+
+
+def _each(names: Iterable[str], open_one: Any, problems: dict[str, str]) -> dict[str, ibis.Table]:
+    tables = {}
+    for name in names:
+        try:
+            tables[name] = open_one(name)
+        except InvalidInput as error:
+            problems[name] = error.detail
+        except Exception as error:  # each engine has errors of its own
+            problems[name] = f"cannot be read: {first_line(error)}"
+    return tables
+
+
+def first_line(error: BaseException) -> str:
+    """What an engine's error says, without its hints, positions and passwords."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return re.sub(r"://[^@\s/]+@", "://…@", text)
+
+
+# -- DuckDB
+
+
+def _limit(engine: Any, folder: Path, memory_gb: float | None, threads: int | None) -> None:
+    engine.raw_sql(f"SET temp_directory={_quoted(str(folder))}")
+    engine.raw_sql("SET preserve_insertion_order=false")
+    if memory_gb is not None:
+        engine.raw_sql(f"SET memory_limit='{memory_gb:.3f}GiB'")
+    if threads is not None:
+        engine.raw_sql(f"SET threads={threads:d}")
+
+
+def _lock(engine: Any, locations: Iterable[Location], folder: Path) -> None:
+    """From here on nothing but these files is read, whatever SQL says."""
+    files = [str(file) for location in locations if location.path is not None for file in location.files]
+    engine.raw_sql(f"SET allowed_paths=[{', '.join(map(_quoted, files))}]")
+    engine.raw_sql(f"SET allowed_directories=[{_quoted(str(folder))}]")
+    engine.raw_sql("SET enable_external_access=false")
+    engine.raw_sql("SET lock_configuration=true")
+
+
+def _in_duckdb(engine: Any, name: str, location: Location, all_found: Mapping[str, Location]) -> ibis.Table:
+    if location.kind == "duckdb":
+        catalog = f"file_{list(all_found).index(name)}"
+        same = [n for n, each in all_found.items() if each.kind == "duckdb" and each.path == location.path]
+        if same[0] == name:
+            engine.attach(str(location.path), name=catalog, read_only=True)
+        else:  # DuckDB opens a file once
+            catalog = f"file_{list(all_found).index(same[0])}"
+        schema, _, table = (location.table or "").rpartition(".")
+        return engine.table(table, database=(catalog, schema or "main"))
+    if location.kind == "database":
+        import pyarrow as pa
+
+        assert location.url is not None
+        remote = connect(location.url)
+        try:
+            data = remote_table(remote, location.table or "")
+            copy = engine.create_table(name, schema=data.schema())
+            for batch in data.to_pyarrow_batches():
+                engine.insert(name, pa.Table.from_batches([batch]))
+            return copy
+        finally:
+            remote.disconnect()
+    read = engine.read_csv if location.kind == "csv" else engine.read_parquet
+    return read([str(file) for file in location.files], table_name=name)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# -- other engines
+
+
+def connect(url: str) -> BaseBackend:
+    """A connection that only reads, by a database's address.
+
+    Raises:
+        InvalidInput: its driver is not installed, or it does not answer.
+    """
+    ibis = need_ibis()
+    try:
+        engine = ibis.connect(url)
+        if engine.name == "postgres":
+            engine.raw_sql("SET default_transaction_read_only = on").close()
+            engine.con.commit()
+    except (ImportError, ModuleNotFoundError) as error:
+        raise InvalidInput(f"{first_line(error)}: install the driver, such as ibis-framework[snowflake]") from None
+    except Exception as error:
+        raise InvalidInput(f"the database does not answer: {first_line(error)}") from None
+    return engine
+
+
+def remote_table(engine: Any, name: str) -> ibis.Table:
+    """A table by its name, perhaps with its schema and catalog: `public.customers`."""
+    place, _, table = name.rpartition(".")
+    return engine.table(table, database=tuple(place.split(".")) if "." in place else place or None)
+
+
+def need_ibis() -> Any:
+    """Ibis, imported when tables are opened.
+
+    Raises:
+        InvalidInput: it is not installed.
+    """
+    try:
+        import ibis
+    except ImportError:
+        raise InvalidInput("learning from tables needs an extra: pip install 'tuneloop[tables]'") from None
+    return ibis
