@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from formula1 import TASKS, formula1
 from support.tables import write_shop
 from tuneloop.relational import Dataset
 from tuneloop.relational.sources import Sources
@@ -177,7 +178,5 @@ def test_links_may_be_lists(tmp_path: Path) -> None:
 
 
 def test_the_published_benchmark_is_sound(f1: Path) -> None:
-    from support.f1 import f1_dataset
-
-    for task in ("driver-dnf", "driver-top3", "driver-position"):
-        assert validate(f1_dataset(f1, task), Sources()) == []
+    for task in TASKS:
+        assert validate(formula1(f1, task), Sources()) == []

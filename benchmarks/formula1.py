@@ -1,11 +1,9 @@
-"""The Formula 1 data of the published benchmark rel-f1, where they are there."""
+"""The Formula 1 data of the published benchmark rel-f1 as datasets."""
 
 from pathlib import Path
 from typing import Any
 
 from tuneloop.relational import Dataset
-
-F1 = Path(__file__).parents[3] / "shared" / "data" / "f1"
 
 # Of each task: its type, its label, its metric, and the days that the label looks ahead.
 TASKS: dict[str, tuple[str, str, str, int]] = {
@@ -15,7 +13,7 @@ TASKS: dict[str, tuple[str, str, str, int]] = {
 }
 
 
-def f1_dataset(folder: Path, task: str) -> Dataset:
+def formula1(folder: Path, task: str) -> Dataset:
     """The nine tables and a task."""
 
     def table(name: str, *, key: str | None = None, time: str | None = "date", **links: str) -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""Features are what their words say, and nothing later than an example's cut-off changes them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.tables import START, shop_document, shop_tables, write_shop
+from tuneloop.relational import Dataset
+from tuneloop.relational.examples import Examples
+from tuneloop.relational.features import Computer, Features
+from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.prepare import NodePreparation, aged_copies
+from tuneloop.relational.sources import Sources
+
+DAY = np.timedelta64(1, "D")
+
+
+@contextmanager
+def opened(document: dict[str, Any]) -> Iterator[tuple[Dataset, OpenTables]]:
+    dataset = Dataset.parse(document)
+    assert dataset.task is not None and dataset.task.source is not None
+    splits = {f"task.{name}": source for name, source in dataset.task.source.items()}
+    with open_tables({t.name: t.source for t in dataset.tables} | splits, Sources()) as tables:
+        assert tables.problems == {}
+        yield dataset, tables
+
+
+def prepared(dataset: Dataset, tables: OpenTables) -> NodePreparation:
+    splits = {name: tables[f"task.{name}"] for name in ("train", "validation", "test")}
+    return NodePreparation(dataset.tables, dataset.task, tables, splits)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodePreparation, Features, Examples]]:
+    """The features of the shop's training examples."""
+    with opened(write_shop(tmp_path_factory.mktemp("shop"))) as (dataset, tables):
+        preparation = prepared(dataset, tables)
+        train = preparation.examples["train"]
+        labelled = train + preparation.examples["validation"]
+        yield preparation, preparation.compute(train, labelled), train
+
+
+def column(features: Features, words: str) -> np.ndarray:
+    found = [at for at, each in enumerate(features.columns) if each.words == words]
+    assert found, [each.words for each in features.columns]
+    return features.values[:, found[0]]
+
+
+def seen(train: Examples, row: int) -> list[int]:
+    """The transactions that an example may see."""
+    bought = shop_tables()["transactions"]
+    key, cut = train.keys[row].as_py(), train.cuts[row].astype(object)
+    return [at for at, who in enumerate(bought["customer_id"]) if who == key and bought["t_dat"][at] <= cut]
+
+
+def test_counts_means_and_recency_are_those_of_the_rows_seen(shop: Any) -> None:
+    _, features, train = shop
+    bought = shop_tables()["transactions"]
+    for row in range(len(train)):
+        rows = seen(train, row)
+        prices = np.array([bought["price"][at] for at in rows])
+        days = np.array([(train.cuts[row].astype(object) - bought["t_dat"][at]) / timedelta(days=1) for at in rows])
+        expected = {
+            "number of rows, through transactions": len(rows),
+            "rows in the last 60 days, through transactions": int((days <= 60).sum()),
+            "mean price, through transactions": prices.mean() if rows else np.nan,
+            "largest price, through transactions": prices.max() if rows else np.nan,
+            "sum of price, through transactions": prices.sum() if rows else np.nan,
+            "deviation of price, through transactions": prices.std() if rows else np.nan,
+            "days since the last row, through transactions": days.min() if rows else np.nan,
+            "days since the first row, through transactions": days.max() if rows else np.nan,
+        }
+        if len(set(days)) > 1:
+            expected["change of price in a year, through transactions"] = np.polyfit(-days, prices, 1)[0] * 365
+        if rows:
+            weights = 0.5 ** (days / 60)
+            recent = (weights * prices).sum() / weights.sum()
+            expected["mean price, the last 60 days counting most, through transactions"] = recent
+            last = [price for price, day in zip(prices, days, strict=True) if day == days.min()]
+            expected["last price, through transactions"] = np.mean(last)
+        for words, value in expected.items():
+            np.testing.assert_allclose(column(features, words)[row], value, rtol=1e-4, err_msg=words)
+
+
+def test_labels_of_the_past_are_those_known_by_then(shop: Any) -> None:
+    preparation, features, train = shop
+    labelled = train + preparation.examples["validation"]
+    known = labelled.times + np.timedelta64(timedelta(days=7))
+    keys = np.array(labelled.keys.to_pylist())
+    labels = np.array(labelled.labels.to_pylist())
+    counts = column(features, "number of rows, among its own labels")
+    means = column(features, "mean label, among its own labels")
+    for row in range(len(train)):
+        past = labels[(keys == train.keys[row].as_py()) & (known <= train.cuts[row])]
+        assert counts[row] == len(past)
+        np.testing.assert_allclose(means[row], past.mean() if len(past) else np.nan, rtol=1e-6)
+
+
+def test_the_entity_s_own_row_and_the_calendar_are_read(shop: Any) -> None:
+    _, features, train = shop
+    customers = shop_tables()["customers"]
+    ages = dict(zip(customers["customer_id"], customers["age"], strict=True))
+    assert column(features, "age").tolist() == [ages[key] for key in train.keys.to_pylist()]
+    assert column(features, "month").tolist() == [time.month for time in train.times.astype(object)]
+
+
+def test_a_far_way_reads_what_the_last_link_leads_to(shop: Any) -> None:
+    """How often the article that a customer bought last was bought by all, until then."""
+    _, features, train = shop
+    bought = shop_tables()["transactions"]
+    counts = column(features, "number of rows, through transactions of the last article_id of transactions")
+    for row in range(len(train)):
+        rows = seen(train, row)
+        if not rows:
+            continue
+        last = max(bought["t_dat"][at] for at in rows)
+        article = max(bought["article_id"][at] for at in rows if bought["t_dat"][at] == last)
+        cut = train.cuts[row].astype(object)
+        times = sum(1 for a, t in zip(bought["article_id"], bought["t_dat"], strict=True) if a == article and t <= cut)
+        assert counts[row] == times
+
+
+def test_aged_examples_see_less(shop: Any) -> None:
+    preparation, features, train = shop
+    frozen = preparation.examples["validation"].frozen_at(train.times.max())
+    aged = aged_copies(train, frozen, 2, seed=0)
+    assert len(aged) == 2 * len(train)
+    assert (aged.cuts <= aged.times).all()
+    assert (aged.cuts[: len(train)] < train.times).any()
+    name = "number of rows, through transactions"
+    counts = column(preparation.compute(aged, train), name)
+    assert (counts[: len(train)] <= column(features, name)).all()
+    assert (column(preparation.compute(aged, train), "days since the last that is known") >= 0).all()
+
+
+LATER = START + timedelta(days=120)
+
+
+@st.composite
+def futures(draw: st.DrawFn) -> dict[str, list[Any]]:
+    """The transactions with all that come after a day deleted, moved or changed, or more of them."""
+    bought = shop_tables()["transactions"]
+    rows: list[list[Any]] = [list(row) for row in zip(*bought.values(), strict=True)]
+    kept = [row for row in rows if row[2] <= LATER]
+    after = [row for row in rows if row[2] > LATER]
+    fate = draw(st.sampled_from(["deleted", "moved", "changed", "more"]))
+    if fate == "deleted":
+        after = after[: draw(st.integers(0, 20))]
+    if fate == "moved":
+        after = [[*row[:2], row[2] + timedelta(days=draw(st.integers(0, 50))), row[3]] for row in after]
+    if fate == "changed":
+        after = [["c1", row[1], row[2], draw(st.floats(-1e6, 1e6))] for row in after[:50]]
+    if fate == "more":
+        after = after * 3
+    rows = draw(st.permutations(kept[-40:])) + kept[:-40] + after
+    return dict(zip(bought, map(list, zip(*rows, strict=True)), strict=True))
+
+
+@given(changed=futures())
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+def test_nothing_later_changes_a_feature(
+    changed: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("future")
+    with opened(write_shop(folder)) as (dataset, tables):
+        preparation = prepared(dataset, tables)
+        train = preparation.examples["train"]
+        early = train.take(np.flatnonzero(train.times <= np.datetime64(LATER)))
+        before = preparation.compute(early, train)
+        plan = preparation.plan
+    pq.write_table(pa.table(changed), folder / "transactions.parquet")
+    with opened(shop_document(folder)) as (dataset, tables):
+        examples, labels = (tables.engine.create_table(name, schema=_schema(t)) for name, t in _given(early, train))
+        for name, table in _given(early, train):
+            tables.engine.insert(name, table)
+        after = Computer(plan, dataset.tables, tables, labels).compute(examples, len(early), np.float64)
+    assert [each.name for each in after.columns] == [each.name for each in before.columns]
+    np.testing.assert_allclose(after.values, before.values.astype(np.float64), rtol=1e-6)
+
+
+def _given(early: Examples, labelled: Examples) -> list[tuple[str, pa.Table]]:
+    return [("given_examples", early.table()), ("given_labels", labelled.history(timedelta(days=7)))]
+
+
+def _schema(table: pa.Table) -> Any:
+    import ibis
+
+    return ibis.schema(table.schema)
