@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,10 +139,9 @@ def _fit_one(
     weights: NDArray[np.float64] | None,
     report: Report,
 ) -> lgb.Booster:
-    import lightgbm as lgb
-
+    library = _lightgbm()
     codes = [number for number, each in enumerate(features.columns) if each.codes]
-    data = lgb.Dataset(
+    data = library.Dataset(
         features.values,
         labels,
         weight=weights,
@@ -150,11 +150,12 @@ def _fit_one(
         params={"verbosity": -1, "max_bin": settings["max_bin"]},
         free_raw_data=True,
     )
-    if held is None:
-        return lgb.train(settings, data, rounds)
-    valid = data.create_valid(held[0].values, held[1])
-    stop = _Stop(report)
-    return lgb.train(settings, data, rounds, valid_sets=[valid], valid_names=["val"], callbacks=[stop])
+    watched: dict[str, Any] = {}
+    if held is not None:
+        valid = data.create_valid(held[0].values, held[1])
+        watched = {"valid_sets": [valid], "valid_names": ["val"], "callbacks": [_Stop(report)]}
+    booster: lgb.Booster = library.train(settings, data, rounds, **watched)
+    return booster
 
 
 class _Stop:
@@ -166,8 +167,6 @@ class _Stop:
         self._best = (-float("inf"), 0)
 
     def __call__(self, env: Any) -> None:
-        import lightgbm as lgb
-
         _, name, value, higher = env.evaluation_result_list[0]
         self._report(env.iteration + 1, {f"val_{name}": value})
         self._values.append(value if higher else -value)
@@ -176,7 +175,17 @@ class _Stop:
         if rounds >= LEAST and smooth > self._best[0]:
             self._best = smooth, rounds
         if rounds >= self._best[1] + PATIENCE or rounds == env.end_iteration:
-            raise lgb.callback.EarlyStopException(max(self._best[1] - 1, 0), env.evaluation_result_list)
+            raise _lightgbm().callback.EarlyStopException(max(self._best[1] - 1, 0), env.evaluation_result_list)
+
+
+def _lightgbm() -> Any:
+    """LightGBM. Its wheel brings no OpenMP library; where the system has none either, PyTorch's serves both."""
+    try:
+        import lightgbm
+    except OSError:
+        import_module("torch")
+        import lightgbm
+    return lightgbm
 
 
 def _settings(task_type: str, metric: str, params: Mapping[str, Any], seed: int, classes: int) -> dict[str, Any]:
