@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,32 @@ def _schema(table: pa.Table) -> Any:
     import ibis
 
     return ibis.schema(table.schema)
+
+
+def test_an_entity_that_is_not_known_yet_says_nothing(tmp_path: Path) -> None:
+    """A customer's own row, and the store it links to, are seen from the day it joined on."""
+    stores = {"store_id": [1, 2], "size": [10.0, 20.0]}
+    visits = {"store_id": [1] + [2] * 30, "at": [START, *(START + timedelta(days=day) for day in range(30))]}
+
+    def joined(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        count = len(columns["customer_id"])
+        return columns | {"store_id": [2] * count, "joined": [START + timedelta(days=110)] * count}
+
+    document = write_shop(tmp_path, customers=joined)
+    pq.write_table(pa.table(stores), tmp_path / "stores.parquet")
+    pq.write_table(pa.table(visits), tmp_path / "visits.parquet")
+    link = [{"column": "store_id", "link_to": "stores.store_id"}]
+    document["tables"][0] |= {"time_column": "joined", "foreign_keys": link}
+    document["tables"] += [
+        {"name": "stores", "source": str(tmp_path / "stores.parquet"), "candidate_keys": ["store_id"]},
+        {"name": "visits", "source": str(tmp_path / "visits.parquet"), "time_column": "at", "foreign_keys": link},
+    ]
+    with opened(document) as (dataset, tables):
+        preparation = prepared(dataset, tables)
+        train = preparation.examples["train"]
+        features = preparation.compute(train, train)
+    known = train.times >= np.datetime64(START + timedelta(days=110))
+    assert 0 < known.sum() < len(train)
+    np.testing.assert_array_equal(np.isnan(column(features, "age")), ~known)
+    visited = column(features, "number of rows, through visits of the last store_id of customers")
+    np.testing.assert_array_equal(np.nan_to_num(visited), np.where(known, 30, 0))

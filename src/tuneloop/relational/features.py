@@ -152,9 +152,10 @@ class Computer:
         rows = self._data[step.table]
         time = self._tables[step.table].time_column
         if step.column is None:
-            column = self._plan.entity.key
-            parents = rows.select(fk=rows[column], other=rows[step.link.column])
-            joined = examples.join(parents, examples.key == parents.fk)
+            wanted: Aggregates = {"fk": rows[self._plan.entity.key], "other": rows[step.link.column]}
+            if time is not None:
+                wanted["when"] = rows[time].cast("timestamp")
+            joined = _join(examples, rows.select(**wanted), timed=time is not None)
             return joined.select("row", "time", "cut", "days", "cut_days", key=joined.other)
         links = rows.select(
             fk=rows[step.column],
@@ -167,8 +168,7 @@ class Computer:
         last = joined.group_by("row").agg(
             key=joined.other.argmax(joined.when) if time is not None else joined.other.max()
         )
-        again = examples.drop("key")
-        return again.join(last, "row")
+        return examples.drop("key").join(last, "row")
 
     def _at(self, source: Source, examples: ibis.Table) -> ibis.Table:
         """The examples as a source's rows meet them: by the entity, or all alike."""
@@ -178,9 +178,9 @@ class Computer:
         """The rows of a way: `fk`, `when`, `at` (days), numbers `n0…` and texts `s0…`, and the names of the texts."""
         table = self._tables[source.way.table]
         rows = self._data[table.name]
-        when = rows[table.time_column].cast("timestamp") if table.time_column is not None else _never()
         import ibis
 
+        when = rows[table.time_column].cast("timestamp") if table.time_column is not None else _never()
         everybody = source.way.column is None
         wanted: Aggregates = {"fk": ibis.literal(0) if everybody else rows[source.way.column], "when": when}
         parents = dict.fromkeys(measured.parent for measured in source.numbers if measured.parent is not None)
@@ -225,15 +225,14 @@ class Computer:
         columns = {f"n{at}": _number(rows[m.name]) for at, m in enumerate(source.numbers) if m.parent == parent}
         key = f"k{number}"
         columns[key] = rows[link.key]
-        condition: list[Any]
-        if other.time_column is not None and table.time_column is not None:
+        both_timed = other.time_column is not None and table.time_column is not None
+        if both_timed:
             columns[f"b{number}"] = rows[other.time_column].cast("timestamp")
-            rows = rows.select(**columns)
-            condition = [view[f"p{number}"] == rows[key], rows[f"b{number}"] <= view.when]
-        else:
-            rows = rows.select(**columns)
-            condition = [view[f"p{number}"] == rows[key]]
-        return view.left_join(rows, condition)
+        rows = rows.select(**columns)
+        conditions = [view[f"p{number}"] == rows[key]]
+        if both_timed:
+            conditions.append(rows[f"b{number}"] <= view.when)
+        return view.left_join(rows, conditions)
 
     def _along(
         self, sheet: _Sheet, source: Source, examples: ibis.Table, rows: ibis.Table, strings: list[str], words: str
