@@ -1,15 +1,20 @@
 """The client's calls about tables: sending them, and what is wrong with them."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuneloop.client.errors import ClientError, InvalidRequestError
 from tuneloop.client.transport import Transport
 from tuneloop.client.types import DatasetProblem
-from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.sources import SUFFIXES, UPLOAD
 from tuneloop.relational.uploads import digest_of
+
+if TYPE_CHECKING:
+    from tuneloop.relational.dataset import Dataset
 
 Progress = Callable[[str, int, int], None]
 
