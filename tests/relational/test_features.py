@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.tables import START, shop_document, shop_tables, write_shop
+from support.tables import START, shop_tables, write_shop
 from tuneloop.relational import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Computer, Features
 from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.plan import Plan
 from tuneloop.relational.prepare import NodePreparation, aged_copies
 from tuneloop.relational.sources import Sources
 
@@ -165,20 +166,26 @@ def futures(draw: st.DrawFn) -> dict[str, list[Any]]:
     return dict(zip(bought, map(list, zip(*rows, strict=True)), strict=True))
 
 
-@given(changed=futures())
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-def test_nothing_later_changes_a_feature(
-    changed: dict[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("future")
-    with opened(write_shop(folder)) as (dataset, tables):
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Examples, Examples, Features]:
+    """A plan, the examples up to the day, all whose labels are known, and the features as they are."""
+    with opened(write_shop(tmp_path_factory.mktemp("past"))) as (dataset, tables):
         preparation = prepared(dataset, tables)
         train = preparation.examples["train"]
         early = train.take(np.flatnonzero(train.times <= np.datetime64(LATER)))
-        before = preparation.compute(early, train)
-        plan = preparation.plan
+        return preparation.plan, early, train, preparation.compute(early, train)
+
+
+@given(changed=futures())
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_nothing_later_changes_a_feature(
+    changed: dict[str, list[Any]], past: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    plan, early, train, before = past
+    folder = tmp_path_factory.mktemp("future")
+    document = write_shop(folder)
     pq.write_table(pa.table(changed), folder / "transactions.parquet")
-    with opened(shop_document(folder)) as (dataset, tables):
+    with opened(document) as (dataset, tables):
         examples, labels = (tables.engine.create_table(name, schema=_schema(t)) for name, t in _given(early, train))
         for name, table in _given(early, train):
             tables.engine.insert(name, table)
