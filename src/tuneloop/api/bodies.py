@@ -3,8 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import anyio
 from fastapi.routing import APIRoute
@@ -15,6 +15,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneloop.api import errors
+from tuneloop.errors import InvalidInput
+
+T = TypeVar("T")
 
 NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 # What may stand for a value that JSON cannot say or no store can hold: such bodies are looked through.
@@ -65,6 +68,26 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return messages.pop() if messages else await receive()
 
     return replay
+
+
+async def in_a_thread(request: Request, work: Callable[[Iterator[bytes]], T], *, limiter: anyio.CapacityLimiter) -> T:
+    """What work in a thread makes of a body that is read while it arrives.
+
+    Raises:
+        InvalidInput: the work refused it; the rest was read, for a client listens when it has sent everything.
+    """
+    stream = request.stream()
+
+    async def next_chunk() -> bytes:
+        return await anext(stream, b"")
+
+    chunks = iter(lambda: anyio.from_thread.run(next_chunk), b"")
+    try:
+        return await anyio.to_thread.run_sync(work, chunks, limiter=limiter)
+    except InvalidInput:
+        async for _ in stream:
+            pass
+        raise
 
 
 class JsonRoute(APIRoute):

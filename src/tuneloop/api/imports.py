@@ -4,11 +4,11 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
-import anyio
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from tuneloop.api.backend import BackendDep
+from tuneloop.api.bodies import in_a_thread
 from tuneloop.api.responses import failures
 from tuneloop.api.schemas.clickstream import ImportAnswer
 from tuneloop.errors import InvalidInput
@@ -46,22 +46,12 @@ async def import_sessions(
 ) -> ImportAnswer:
     """Store the good lines of a body of any length and name the bad ones. Importing the same again is harmless:
     sessions that are there already count as `duplicates`."""
-    stream = request.stream()
 
-    async def next_chunk() -> bytes:
-        return await anext(stream, b"")
-
-    def work() -> ImportReport:
-        chunks = iter(lambda: anyio.from_thread.run(next_chunk), b"")
+    def work(chunks: Iterator[bytes]) -> ImportReport:
         plain = inflate(chunks, request.headers.get("content-encoding", "identity").strip().lower())
         return backend.feedback.import_sessions(_lines(plain), format=format)
 
-    try:
-        report = await anyio.to_thread.run_sync(work, limiter=backend.import_threads)
-    except InvalidInput:
-        async for _ in stream:  # the client listens when it has sent everything
-            pass
-        raise
+    report = await in_a_thread(request, work, limiter=backend.import_threads)
     backend.metrics.sessions.inc(report.accepted)
     return ImportAnswer.model_validate(report, from_attributes=True)
 

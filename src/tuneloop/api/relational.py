@@ -1,5 +1,6 @@
 """Tables to learn from: sending them, and what is wrong with them."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import anyio
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from tuneloop.api.backend import Backend, BackendDep
-from tuneloop.api.bodies import JsonRoute
+from tuneloop.api.bodies import JsonRoute, in_a_thread
 from tuneloop.api.responses import failures
 from tuneloop.api.schemas.relational import (
     DatasetRequest,
@@ -38,20 +39,11 @@ async def upload_table(
     name: Annotated[str, Query(min_length=1, max_length=512, description="The file's name: its suffix says the kind.")],
 ) -> Uploaded:
     """Store a Parquet or CSV file. The same content is stored once and has the same `source`."""
-    stream = request.stream()
 
-    async def next_chunk() -> bytes:
-        return await anext(stream, b"")
+    def work(chunks: Iterator[bytes]) -> str:
+        return backend.uploads.receive(chunks, name)
 
-    def work() -> str:
-        return backend.uploads.receive(iter(lambda: anyio.from_thread.run(next_chunk), b""), name)
-
-    try:
-        return Uploaded(source=await anyio.to_thread.run_sync(work, limiter=backend.import_threads))
-    except InvalidInput:
-        async for _ in stream:  # the client listens when it has sent everything
-            pass
-        raise
+    return Uploaded(source=await in_a_thread(request, work, limiter=backend.import_threads))
 
 
 @router.post("/sources", summary="Which tables can be read?", responses=failures(413))

@@ -103,7 +103,7 @@ def fit_trees(
         seed: of bagging and of the choice of features.
         rounds: how many, at most.
         weights: of the training examples.
-        report: called after each round with `train_loss`, `val_loss` and `val_metric_…`.
+        report: called after each round with the validation metric that decides, `val_…` and LightGBM's name of it.
     """
     features, labels = train
     columns = labels.values.T if task_type == "multilabel_classification" else [labels.values]
