@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tuneloop.client.errors import ClientError, InvalidRequestError
 from tuneloop.client.transport import Transport
 from tuneloop.client.types import DatasetProblem
-from tuneloop.relational.sources import SUFFIXES, UPLOAD
+from tuneloop.relational.sources import SUFFIXES, is_path, split_path
 from tuneloop.relational.uploads import digest_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RelationalCalls:
         sources = {each.source for each in dataset.tables}
         if dataset.task is not None and dataset.task.source is not None:
             sources |= {source for _, source in dataset.task.source.items()}
-        local = {source: Path(source).absolute() for source in sources if _is_local(source)}
+        local = {source: Path(source).absolute() for source in sources if is_path(source)}
         absent = set(self._missing([_described(path) for path in local.values()]))
         sent: dict[str, str] = {}
         for source, path in local.items():
@@ -98,14 +98,8 @@ class RelationalCalls:
         return list(self._transport.call("POST", f"{_PATH}/sources", body={"sources": sources})["missing"])
 
 
-def _is_local(source: str) -> bool:
-    """Whether a source is a path on this machine: neither an upload nor an address nor a connection."""
-    place, mark, _ = source.partition("#")
-    return not source.startswith(UPLOAD) and "://" not in place and not (mark and not Path(place).suffix)
-
-
 def _described(path: Path) -> dict[str, object]:
-    place = Path(str(path).partition("#")[0])
+    place, _ = split_path(str(path))
     try:
         found = place.stat()
     except FileNotFoundError:
