@@ -38,7 +38,7 @@ from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.snapshots import SnapshotStore
 from tuneloop.tasks.store import TaskStore
 
-MODEL_THREADS, IMPORT_THREADS, HEALTH_THREADS = 8, 4, 8
+MODEL_THREADS, IMPORT_THREADS, TABLE_THREADS, HEALTH_THREADS = 8, 4, 2, 8
 # How long a call waits at most for an MLflow that is away, before it answers 503.
 MLFLOW_PATIENCE_SECONDS = 3.0
 
@@ -104,5 +104,6 @@ def build_backend(settings: Settings, database: Database, metrics: Metrics) -> B
         metrics=metrics,
         model_threads=anyio.CapacityLimiter(MODEL_THREADS),
         import_threads=anyio.CapacityLimiter(IMPORT_THREADS),
+        table_threads=anyio.CapacityLimiter(TABLE_THREADS),
         health_threads=anyio.CapacityLimiter(HEALTH_THREADS),
     )

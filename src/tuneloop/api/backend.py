@@ -44,6 +44,7 @@ class Backend:
     # Work that waits for MLflow or computes gets threads of its own, so that sessions never wait for it.
     model_threads: anyio.CapacityLimiter
     import_threads: anyio.CapacityLimiter
+    table_threads: anyio.CapacityLimiter  # few: each may take `table_memory_gb`
     health_threads: anyio.CapacityLimiter
 
 

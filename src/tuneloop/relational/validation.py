@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.errors import TuneloopError
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.making import materialise
 from tuneloop.relational.opening import OpenTables, first_line, open_tables
@@ -41,6 +42,22 @@ class Problem:
     column: str | None
     problem: str
     fix: str
+
+    @property
+    def place(self) -> str:
+        """Table and column."""
+        return self.table if self.column is None else f"{self.table}.{self.column}"
+
+
+class InvalidDataset(TuneloopError):
+    """A dataset that nothing can be learnt from. `problems` are all that is wrong with it."""
+
+    status = 422
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        shown = "; ".join(f"{each.place} {each.problem}" for each in problems[:5])
+        super().__init__(shown + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""))
+        self.problems = tuple(problems)
 
 
 def validate(dataset: Dataset, sources: Sources, *, memory_gb: float | None = None) -> list[Problem]:
