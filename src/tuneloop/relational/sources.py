@@ -77,6 +77,11 @@ class Sources:
         self._connections = dict(connections or {})
         self._uploads = uploads
 
+    def and_under(self, folder: Path) -> Sources:
+        """These, and what lies under one more folder, such as files of our own making."""
+        roots = None if self._roots is None else [*self._roots, folder]
+        return Sources(roots=roots, connections=self._connections, uploads=self._uploads)
+
     def locate(self, source: str) -> Location:
         """What a source means: a file, a folder of Parquet files, `shop.duckdb#customers`, `connection#schema.table`,
         `postgresql://…#schema.table` where there are no roots, or an upload.
