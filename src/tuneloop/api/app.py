@@ -17,6 +17,7 @@ from tuneloop.api import (
     items,
     models,
     openai,
+    predictions,
     relational,
     service,
     tasks,
@@ -31,6 +32,7 @@ from tuneloop.methods.registry import discover
 from tuneloop.models.inference import Inference
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.weights import Weights
+from tuneloop.relational.outputs import Outputs
 from tuneloop.relational.sources import Sources
 from tuneloop.relational.uploads import Uploads
 from tuneloop.settings import Settings
@@ -69,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (clickstream, imports, items, fine_tuning, tasks, models, relational, openai, service):
+    for room in (clickstream, imports, items, fine_tuning, tasks, models, predictions, relational, openai, service):
         app.include_router(room.router)
     app.include_router(relational.upload_router)
     docs.install(app, needs_key=bool(settings.keys))
@@ -100,6 +102,13 @@ def build_backend(settings: Settings, database: Database, metrics: Metrics) -> B
         inference=Inference(registry, settings.data_dir.absolute() / "models"),
         weights=Weights(registry.tracking),
         sources=Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir),
+        outputs=Outputs(
+            settings.predictions_dir,
+            roots=settings.roots,
+            connections=settings.connections,
+            writable=settings.writable,
+            closed=[settings.data_dir],
+        ),
         uploads=Uploads(settings.uploads_dir),
         metrics=metrics,
         model_threads=anyio.CapacityLimiter(MODEL_THREADS),

@@ -108,6 +108,8 @@ def task_output(task_id: TaskId, backend: BackendDep) -> StreamingResponse:
     output = backend.tasks.get(task_id).output
     if output is None:
         raise NotFound(f"task {task_id} has written no output")
+    if "#" in output:
+        raise NotFound(f"the output of task {task_id} is a table of a database: {output}")
     try:
         stream: IO[bytes] = fsspec.open(output, "rb").open()
     except FileNotFoundError:
