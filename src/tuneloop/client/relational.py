@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -96,12 +96,25 @@ class RelationalCalls:
         sources = {each.source for each in dataset.tables}
         if dataset.task is not None and dataset.task.source is not None:
             sources |= {source for _, source in dataset.task.source.items()}
+        sent = self._send_sources(sources, progress)
+        return dataset.map_sources(lambda source: sent.get(source, source))
+
+    def send_source(self, source: str, *, progress: Progress | None = None) -> str:
+        """A source as the service can read it: a file it cannot see is uploaded.
+
+        Raises:
+            ClientError: a local file cannot be read, or is of a kind that cannot be sent.
+        """
+        return self._send_sources({source}, progress).get(source, source)
+
+    def _send_sources(self, sources: Iterable[str], progress: Progress | None) -> dict[str, str]:
+        """For each source that is a path, what the service reads instead."""
         local = {source: Path(source).absolute() for source in sources if is_path(source)}
         absent = set(self._missing([_described(path) for path in local.values()]))
         sent: dict[str, str] = {}
         for source, path in local.items():
             sent[source] = self.upload(path, progress=progress) if str(path) in absent else str(path)
-        return dataset.map_sources(lambda source: sent.get(source, source))
+        return sent
 
     def upload(self, path: Path | str, *, progress: Progress | None = None) -> str:
         """Send a Parquet or CSV file, unless the service has it; its source, `upload:…`.

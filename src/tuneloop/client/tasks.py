@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tuneloop.client.errors import ConflictError, WaitTimeoutError
+from tuneloop.client.errors import ClientError, ConflictError, WaitTimeoutError
 from tuneloop.client.transport import Transport, segment
 from tuneloop.client.types import Task, TaskKind, TaskLog, TaskStatus
 
@@ -115,13 +115,19 @@ class TaskCalls:
         return save(self._transport, url, path, name=task.output.rpartition("/")[2])
 
 
-def save(transport: Transport, url: str, path: str | os.PathLike[str], *, name: str) -> Path:
-    """Download into a file, or into a folder under a name; what is there appears only when it is whole."""
+def save(transport: Transport, url: str, path: str | os.PathLike[str], *, name: str, overwrite: bool = True) -> Path:
+    """Download into a file, or into a folder under a name; what is there appears only when it is whole.
+
+    Raises:
+        ClientError: there is such a file, which shall not be overwritten.
+    """
     target = Path(path)
     target = target / name if target.is_dir() else target
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
         transport.download(url, lambda pieces: _write(part, pieces))
+        if not overwrite and target.exists():
+            raise ClientError(f"{target} exists already")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
