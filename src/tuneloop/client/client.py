@@ -67,6 +67,11 @@ class Client(ClickstreamCalls, ItemCalls, FineTuningCalls, ModelCalls, Relationa
         parts = body.get("parts") if isinstance(body, dict) else None
         return Health(status == 200, {name: PartHealth.parse(part) for name, part in (parts or {}).items()})
 
+    @property
+    def mlflow_session_url(self) -> str:
+        """The address of MLflow, for a browser: experiments, runs and their metrics while they come."""
+        return str(self._transport.call("GET", "/api/v1/mlflow")["url"])
+
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()

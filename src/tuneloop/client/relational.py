@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tuneloop.client.errors import ClientError, InvalidRequestError
+from tuneloop.client.jobs import Job
 from tuneloop.client.transport import Transport
 from tuneloop.client.types import DatasetProblem
 from tuneloop.relational.sources import SUFFIXES, is_path, split_path
 from tuneloop.relational.uploads import digest_of
 
 if TYPE_CHECKING:
+    from tuneloop.client.client import Client
     from tuneloop.relational.dataset import Dataset
 
 Progress = Callable[[str, int, int], None]
@@ -45,6 +48,44 @@ class RelationalCalls:
         document = self.send_tables(dataset, progress=progress).document()
         answer = self._transport.call("POST", f"{_PATH}/validate", body={"dataset": document}, timeout=_LONG)
         return DatasetProblem.parse_all(answer["problems"])
+
+    def fit(
+        self,
+        dataset: Dataset,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Job:
+        """Ask for a model of the dataset's task; answers once the dataset was sent and found sound.
+
+        Args:
+            dataset: the tables and the task; local files that the service cannot see are sent first.
+            settings: of the search: `max_runs`, `max_minutes`, `learners`, `blend`, `seed`, `hops`, `text_model`.
+            metadata: anything you want to find in the task again.
+            idempotency_key: the same key with the same request gives the same task. By default a new one for each
+                call.
+            progress: as for `validate`.
+
+        Raises:
+            ClientError: a local file cannot be read.
+            InvalidInputError: a setting is not accepted, or the dataset has problems; `body` lists them.
+
+        Example:
+            >>> job = client.fit(Dataset.load("shop.yaml"), {"max_minutes": 5})
+            >>> job.stream_logs()
+            >>> job.register_model("churn")
+            Registered(name='churn', version='1')
+        """
+        body = {
+            "dataset": self.send_tables(dataset, progress=progress).document(),
+            "settings": dict(settings or {}),
+            "metadata": dict(metadata or {}),
+            "idempotency_key": idempotency_key or uuid.uuid4().hex,
+        }
+        answer = self._transport.call("POST", f"{_PATH}/task", body=body, timeout=_LONG)
+        return Job(cast("Client", self), answer["id"])
 
     def send_tables(self, dataset: Dataset, *, progress: Progress | None = None) -> Dataset:
         """The dataset as the service can read it: files it cannot see are uploaded and stand for themselves no more.

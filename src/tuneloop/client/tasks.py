@@ -8,13 +8,13 @@ from pathlib import Path
 
 from tuneloop.client.errors import ConflictError, WaitTimeoutError
 from tuneloop.client.transport import Transport, segment
-from tuneloop.client.types import Task, TaskKind, TaskStatus
+from tuneloop.client.types import Task, TaskKind, TaskLog, TaskStatus
 
 _PATH = "/api/v1/tasks"
 
 
 class TaskCalls:
-    """Asked-for work: fine-tunings, embeddings of all items. Mixed into `Client`."""
+    """Asked-for work: fine-tunings, embeddings, models of tables, predictions. Mixed into `Client`."""
 
     _transport: Transport
 
@@ -51,6 +51,20 @@ class TaskCalls:
         """
         answer = self._transport.call("PUT", f"{_task_path(task_id)}/restart", gone_is_done=409)
         return Task.parse(answer) if answer is not None else self.get_task(task_id)
+
+    def task_log(self, task_id: str, *, after: str | None = None, limit: int = 1000) -> TaskLog:
+        """What a task printed, up to 1,000 lines a call.
+
+        Args:
+            task_id: the task.
+            after: the `next` of an earlier answer; by default the first line comes first.
+            limit: how many lines at most.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        params = {"after": after, "limit": limit}
+        return TaskLog.parse(self._transport.call("GET", f"{_task_path(task_id)}/log", params=params))
 
     def wait(
         self,
