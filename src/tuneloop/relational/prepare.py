@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tuneloop.errors import InvalidInput
 from tuneloop.relational.boosted import Labels
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.features import Computer, Features
+from tuneloop.relational.labels import classes_of, label_values
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.plan import Measured, Plan, Planner, Source, choose_windows
 from tuneloop.relational.schema import NodeTask, Table
@@ -49,7 +48,9 @@ class NodePreparation:
         self._task = task
         self._data = data
         self.examples = read_examples(task, splits)
-        self.classes = _classes(task, self.examples["train"].labels)
+        labels = self.examples["train"].labels
+        assert labels is not None
+        self.classes = classes_of(task, labels)
         numeric = task.task_type in ("binary_classification", "regression")
         self._history = use_history and numeric and task.horizon is not None
         self.plan = self._make_plan(hops)
@@ -97,7 +98,7 @@ class NodePreparation:
             InvalidInput: a label is of a class that no training example has.
         """
         assert examples.labels is not None
-        return Labels(_numbers(self._task, examples.labels, self.classes), self.classes)
+        return Labels(label_values(self._task, examples.labels, self.classes), self.classes)
 
 
 def aged_copies(examples: Examples, like: Examples, copies: int, seed: int) -> Examples:
@@ -130,40 +131,6 @@ def _label_windows(train: Examples) -> tuple[int, ...]:
     if not len(gaps) or not gaps.mean():
         return ()
     return choose_windows(float(gaps.mean()), float((times.max() - times.min()) / np.timedelta64(86_400_000_000, "us")))
-
-
-def _classes(task: NodeTask, labels: pa.ChunkedArray | None) -> tuple[str, ...]:
-    """The classes of a task, as text, in their order."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    assert labels is not None
-    if task.task_type == "multiclass_classification":
-        return tuple(sorted(pc.unique(labels).cast(pa.string()).drop_null().to_pylist()))
-    if task.task_type == "multilabel_classification":
-        return tuple(sorted(pc.unique(pc.list_flatten(labels)).cast(pa.string()).drop_null().to_pylist()))
-    return ()
-
-
-def _numbers(task: NodeTask, labels: pa.ChunkedArray, classes: tuple[str, ...]) -> NDArray[np.float64]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    known = pa.array(classes, pa.string())
-    if task.task_type == "multilabel_classification":
-        found = np.zeros((len(labels), len(classes)))
-        parents = pc.list_parent_indices(labels.combine_chunks()).to_numpy()
-        places = pc.index_in(pc.list_flatten(labels).cast(pa.string()), known)
-        seen = pc.is_valid(places).to_numpy(zero_copy_only=False)
-        found[parents[seen], places.drop_null().to_numpy().astype(int)] = 1.0
-        return found
-    if task.task_type == "multiclass_classification":
-        places = pc.index_in(labels.cast(pa.string()), known)
-        if places.null_count:
-            odd = labels.filter(pc.is_null(places))[0].as_py()
-            raise InvalidInput(f"the label {odd!r} is in no training example: split so that training sees every class")
-        return np.asarray(places.to_numpy(), float)
-    return np.asarray(pc.cast(labels, pa.float64()).to_numpy(), float)
 
 
 def _bring(engine: Any, table: pa.Table) -> ibis.Table:
