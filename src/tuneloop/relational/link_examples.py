@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tuneloop.relational.examples import Examples
-
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tuneloop.relational.examples import Examples
 
 
 def as_lists(examples: Examples) -> Examples:
@@ -35,11 +36,12 @@ def as_lists(examples: Examples) -> Examples:
     offsets = before[np.append(starts, len(rows))]
     labels = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), rows["label"].combine_chunks().drop_null())
     at = pa.array(starts)
-    return Examples(
-        pa.chunked_array([keys.take(at)]),
-        times[starts].astype("datetime64[us]"),
-        rows["cut"].to_numpy()[starts].astype("datetime64[us]"),
-        pa.chunked_array([labels]),
+    return replace(
+        examples,
+        keys=pa.chunked_array([keys.take(at)]),
+        times=times[starts].astype("datetime64[us]"),
+        cuts=rows["cut"].to_numpy()[starts].astype("datetime64[us]"),
+        labels=pa.chunked_array([labels]),
     )
 
 

@@ -198,7 +198,8 @@ def _deviation(values: Floats) -> float:
 def _embed(links: Any, rank: int) -> Matrix:
     """Embeddings of the targets: right singular vectors, found at random with power iterations.
 
-    Halko, Martinsson, Tropp, "Finding structure with randomness" (2011), algorithm 4.4. Targets without links have none.
+    Halko, Martinsson, Tropp, "Finding structure with randomness" (2011), algorithm 4.4. Targets without links have
+    none.
     """
     size = links.shape[1]
     linked = np.unique(links.indices)

@@ -20,14 +20,16 @@ from tuneloop.ids import now_micros
 from tuneloop.methods.registry import discover
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.store import StoredModels
+from tuneloop.relational.sources import Sources
 from tuneloop.settings import Settings
 from tuneloop.tasks import workers
 from tuneloop.tasks.embed_items import EmbedItems
 from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.fine_tuning import FineTuning
 from tuneloop.tasks.queue_format import JsonSerializer
+from tuneloop.tasks.relational import Relational
 from tuneloop.tasks.snapshots import SnapshotStore
-from tuneloop.tasks.store import EMBED_ITEMS, TaskRecord, TaskStore
+from tuneloop.tasks.store import EMBED_ITEMS, RELATIONAL, TaskRecord, TaskStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -75,6 +77,13 @@ class Worker:
             snapshots=self._snapshots,
             stored=StoredModels(self._database),
             registry=registry,
+            worker_id=self._id,
+        )
+        self._relational = Relational(
+            settings,
+            store=self._store,
+            stored=StoredModels(self._database),
+            sources=Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir),
             worker_id=self._id,
         )
         self._embed_items = EmbedItems(
@@ -180,6 +189,8 @@ class Worker:
         log.info("task begins", task_id=task_id, kind=task.kind, attempt=attempt, method=task.method)
         if task.kind == EMBED_ITEMS:
             self._embed_items.work(task)
+        elif task.kind == RELATIONAL:
+            self._relational.work(task, _durable)
         else:
             self._fine_tuning.work(task, _durable)
 
