@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # How the description of a model learnt from tables says so.
 KIND_KEY, TABLES = "tuneloop.kind", "tables"
+# Which of its artifacts it is.
+TABLE_MODEL = "table_model"
 Loaded: TypeAlias = Union[Encoder, "TableModel"]
 
 
@@ -26,9 +28,9 @@ def load_model(folder: Path) -> Loaded:
     from mlflow.models import Model
 
     if (Model.load(str(folder)).metadata or {}).get(KIND_KEY) == TABLES:
-        from tuneloop.models.table_models import load_table_model
+        from tuneloop.relational.model import TableModel
 
-        return load_table_model(folder)
+        return TableModel.load(folder / "artifacts" / TABLE_MODEL)  # no code of it is run
     return load_encoder(folder)
 
 

@@ -1,4 +1,4 @@
-"""Models learnt from tables as MLflow models: written for anyone, read for serving."""
+"""Models learnt from tables as MLflow models, written for anyone to load."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tuneloop
-from tuneloop.models.loading import KIND_KEY, TABLES
+from tuneloop.models.loading import KIND_KEY, TABLE_MODEL, TABLES
 from tuneloop.relational.model import TableModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ARTIFACT = "table_model"
 # What the model's code imports, as the package names it.
 _CODE = ("errors.py", "ids.py", "relational")
 _NEEDS = ("ibis-framework", "duckdb", "lightgbm", "numpy", "optuna", "pandas", "pyarrow", "pydantic", "pyyaml")
@@ -35,24 +34,19 @@ def save_table_model(model: TableModel, folder: Path, example: pa.Table) -> None
     import mlflow.pyfunc
 
     with tempfile.TemporaryDirectory(prefix="tuneloop-") as name:
-        files = Path(name) / _ARTIFACT
+        files = Path(name) / TABLE_MODEL
         model.save(files)
         with _code(Path(name)) as code:
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(Path(__file__).with_name("table_pyfunc.py")),
-                artifacts={_ARTIFACT: str(files)},
+                artifacts={TABLE_MODEL: str(files)},
                 signature=_signature(model, example),
                 input_example=example.to_pandas(),
                 code_paths=[str(code)],
                 pip_requirements=list(_requirements(model)),
                 metadata={KIND_KEY: TABLES},
             )
-
-
-def load_table_model(folder: Path) -> TableModel:
-    """The model in the MLflow model `folder`, whose files have been verified. No code of it is run."""
-    return TableModel.load(folder / "artifacts" / _ARTIFACT)
 
 
 @contextmanager

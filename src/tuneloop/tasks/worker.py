@@ -29,8 +29,9 @@ from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.fine_tuning import FineTuning
 from tuneloop.tasks.predict import Predict
 from tuneloop.tasks.queue_format import JsonSerializer
+from tuneloop.tasks.relational import Relational
 from tuneloop.tasks.snapshots import SnapshotStore
-from tuneloop.tasks.store import EMBED_ITEMS, PREDICT, TaskRecord, TaskStore
+from tuneloop.tasks.store import EMBED_ITEMS, PREDICT, RELATIONAL, TaskRecord, TaskStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -80,18 +81,27 @@ class Worker:
             registry=registry,
             worker_id=self._id,
         )
+        models = ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds)
+        sources = Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir)
+        self._relational = Relational(
+            settings,
+            store=self._store,
+            stored=StoredModels(self._database),
+            sources=sources,
+            worker_id=self._id,
+        )
         self._embed_items = EmbedItems(
             settings,
             store=self._store,
             catalog=catalog,
-            registry=ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds),
+            registry=models,
             worker_id=self._id,
         )
         self._predict = Predict(
             settings,
             store=self._store,
-            registry=ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds),
-            sources=Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir),
+            registry=models,
+            sources=sources,
             outputs=Outputs(
                 settings.predictions_dir,
                 roots=settings.roots,
@@ -199,6 +209,8 @@ class Worker:
             self._embed_items.work(task)
         elif task.kind == PREDICT:
             self._predict.work(task)
+        elif task.kind == RELATIONAL:
+            self._relational.work(task, _durable)
         else:
             self._fine_tuning.work(task, _durable)
 
