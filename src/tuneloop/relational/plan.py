@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from tuneloop.relational.schema import ColumnType, ForeignKey, Table
 from tuneloop.relational.values import column_types, look
@@ -82,6 +84,21 @@ class Plan:
     sources: tuple[Source, ...]
     history: Source | None = None
     left_out: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON values."""
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_json(cls, document: Any) -> Plan:
+        """What `to_json` wrote."""
+        return _adapter().validate_python(document)
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
 
 
 class Planner:
