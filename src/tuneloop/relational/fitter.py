@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from tuneloop.relational.blend import combine
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
+from tuneloop.relational.facts import Attempt, Facts
 from tuneloop.relational.judging import metrics_of, value_of
 from tuneloop.relational.labels import classes_of
-from tuneloop.relational.learner import Fitted, Folds, Learner, Predictions, Run, Watcher
+from tuneloop.relational.learner import Fitted, Folds, Importance, Learner, Predictions, Run, Watcher
 from tuneloop.relational.model import Part, TableModel, task_of
 from tuneloop.relational.opening import OpenTables
+from tuneloop.relational.permutation import importance_by_table
 from tuneloop.relational.schema import NodeTask
-from tuneloop.relational.search import Question, Tried
+from tuneloop.relational.search import BLEND, Question, Tried
 
 _SHARES = np.linspace(0.1, 0.9, 9)
 
@@ -47,12 +50,15 @@ class Fitter:
         self._learners = learners
         self._seed = seed
         self._prepared: set[str] = set()
-        self._predicted: dict[int, Predictions] = {}
+        self._kept: dict[str, tuple[int, Run]] = {}
 
     def fit(self, number: int, question: Question, watcher: Watcher) -> Run:
-        """One run of a search; what it predicts of the validation examples is kept for blending."""
+        """One run of a search; each learner's best is kept for blending and for the report."""
         run = self._learner(question.learner, watcher).fit(question.params, seed=self._seed, watcher=watcher)
-        self._predicted[number] = run.predictions
+        kept = self._kept.get(question.learner)
+        sign = 1 if self.task.maximise else -1
+        if kept is None or sign * run.value > sign * kept[1].value:
+            self._kept[question.learner] = number, run
         return run
 
     def refit(self, tried: Tried, watcher: Watcher) -> Fitted:
@@ -67,7 +73,7 @@ class Fitter:
 
     def blend(self, champions: Sequence[Tried], watcher: Watcher) -> tuple[list[float], Predictions]:
         """The weights with which two runs' predictions together fit the validation examples best, and these."""
-        first, second = (self._predictions(tried, watcher) for tried in champions)
+        first, second = (self._run(tried, watcher).predictions for tried in champions)
         options = [([share, 1 - share], combine([first, second], [share, 1 - share])) for share in _SHARES.tolist()]
         values = [self.value(self._folds.validation, found) for _, found in options]
         return options[int(np.argmax(values) if self.task.maximise else np.argmin(values))]
@@ -78,6 +84,53 @@ class Fitter:
             return None
         return model.predict_examples(self._dataset, self._data, self._folds.test, self._folds.labelled, watcher)
 
+    def facts(
+        self,
+        best: Tried,
+        tried: Sequence[Tried],
+        curves: Mapping[str, Sequence[tuple[int, float]]],
+        tested: Predictions | None,
+        watcher: Watcher,
+    ) -> Facts:
+        """What there is to report of a search.
+
+        Args:
+            best: the run that was kept.
+            tried: all runs.
+            curves: the metrics of the best run by step.
+            tested: what its model predicts of the test examples.
+            watcher: whoever waits.
+        """
+        parts = parts_of(best, tried)
+        runs = [(self._run(each, watcher), weight) for each, weight in parts]
+        model = TableModel(self._dataset, [Part(run.fitted, weight) for run, weight in runs], self.classes)
+        predictions = {"validation": combine([run.predictions for run, _ in runs], [weight for _, weight in runs])}
+        if tested is not None:
+            predictions["test"] = tested
+        validation, labelled = self._folds.validation, self._folds.labelled
+        return Facts(
+            dataset=self._dataset,
+            folds=self._folds,
+            predictions=predictions,
+            runs=[_attempt(each, best) for each in tried],
+            curves=curves,
+            importances=_importances(runs),
+            by_table=importance_by_table(
+                model.predict_examples,
+                self._dataset,
+                self._data,
+                validation,
+                labelled,
+                watcher=watcher,
+                classes=self.classes,
+                seed=self._seed,
+            ),
+            classes=self.classes,
+            model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts)
+            if len(parts) > 1
+            else best.learner,
+        )
+
     def value(self, examples: Examples, predictions: Predictions) -> float:
         """The task's own metric."""
         return value_of(self.task, self.task.evaluation_metric, examples, predictions, self.classes)
@@ -87,11 +140,13 @@ class Fitter:
         found = {name: value_of(self.task, name, examples, predictions, self.classes) for name in metrics_of(self.task)}
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
-    def _predictions(self, tried: Tried, watcher: Watcher) -> Predictions:
-        """Of the validation examples; computed again where the process that knew is gone."""
-        if tried.number not in self._predicted:
-            self.fit(tried.number, Question(tried.learner, tried.params, tried.suggested), watcher)
-        return self._predicted[tried.number]
+    def _run(self, tried: Tried, watcher: Watcher) -> Run:
+        """A learner's best run; fitted again where the process that knew it is gone."""
+        number, run = self._kept.get(tried.learner, (-1, None))
+        if run is None or number != tried.number:
+            run = self.fit(tried.number, Question(tried.learner, tried.params, tried.suggested), watcher)
+            self._kept[tried.learner] = tried.number, run
+        return run
 
     def _learner(self, name: str, watcher: Watcher) -> Learner:
         learner = self._learners[name]
@@ -102,6 +157,29 @@ class Fitter:
         return learner
 
 
+def parts_of(best: Tried, tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
+    """The runs whose models predict together in a run's model, each with its weight."""
+    if best.learner != BLEND:
+        return [(best, 1.0)]
+    by_number = {each.number: each for each in tried}
+    return [
+        (by_number[number], weight) for number, weight in zip(best.found["runs"], best.found["weights"], strict=True)
+    ]
+
+
+def _attempt(each: Tried, best: Tried) -> Attempt:
+    outcome = "best" if each.number == best.number else each.outcome
+    return Attempt(each.learner, each.validation, each.seconds, each.params, outcome)
+
+
+def _importances(runs: Sequence[tuple[Run, float]]) -> list[Importance]:
+    total = sum(weight for run, weight in runs if run.fitted.importances())
+    found = [
+        replace(each, share=each.share * weight / total) for run, weight in runs for each in run.fitted.importances()
+    ]
+    return sorted(found, key=lambda each: -each.share)
+
+
 def make_learners(
     dataset: Dataset,
     data: OpenTables,
@@ -109,7 +187,7 @@ def make_learners(
     found: Mapping[str, type[Learner]],
     *,
     seed: int,
-    work_dir: Any,
+    work_dir: Path,
 ) -> dict[str, Learner]:
     """The learners of a task, each with a folder of its own."""
     made = {}

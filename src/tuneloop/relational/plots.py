@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,7 +237,7 @@ def confusion(true: NDArray[np.int64], chosen: NDArray[np.int64], names: Sequenc
     if len(names) > MAX_CLASSES:
         order = np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")
         top, rest = np.sort(order[: MAX_CLASSES - 1]), np.sort(order[MAX_CLASSES - 1 :])
-        groups = [*([at] for at in top), rest]
+        groups: list[Any] = [*([at] for at in top), rest]
         counts = np.array([[counts[np.ix_(one, other)].sum() for other in groups] for one in groups])
         shown = [names[at] for at in top] + [f"{len(rest):,} others"]
     sums = np.maximum(counts.sum(1, keepdims=True), 1)

@@ -1,5 +1,6 @@
 """One search over tables: its runs, each a durable step and an MLflow run, and the best model kept."""
 
+import io
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import structlog
+from rich.console import Console
 
 from tuneloop import __version__
 from tuneloop.errors import InvalidInput, TuneloopError
@@ -18,12 +20,14 @@ from tuneloop.methods.contract import Canceled
 from tuneloop.models.store import StoredModels
 from tuneloop.models.table_models import save_table_model
 from tuneloop.relational.dataset import Dataset
-from tuneloop.relational.fitter import Fitter
-from tuneloop.relational.learner import Folds
+from tuneloop.relational.fitter import Fitter, parts_of
+from tuneloop.relational.learner import Folds, Predictions
+from tuneloop.relational.report import terminal, write_report
 from tuneloop.relational.search import BLEND, Search, Tried
 from tuneloop.relational.settings import RelationalSettings
 from tuneloop.tasks.follower import Follower
 from tuneloop.tracking import MetricStream, RunInfo, Tracking
+from tuneloop.tracking.names import REPORT_FOLDER
 
 log = structlog.get_logger(__name__)
 TRIED_TAG = "tuneloop.tried"
@@ -77,6 +81,7 @@ class Fitting:
         self._follower = follower
         self._durable = durable
         self._work_dir = work_dir
+        self._tested: tuple[str, Predictions | None] = "", None
         self._metric = fitter.task.evaluation_metric
 
     def run(self) -> tuple[Tried, list[Tried]]:
@@ -102,6 +107,34 @@ class Fitting:
         if best is None:
             raise IterationFailed(f"all {len(tried)} runs failed; the last one: {tried[-1].detail}")
         return best, tried
+
+    def report(self, best: Tried, tried: Sequence[Tried]) -> None:
+        """Store a report of the search beside the best model, and tell its short version."""
+
+        def work() -> None:
+            self._follower.progress(stage="writing the report", epoch=None, epochs=None)
+            curves = {
+                name: self._tracking.metric_history(best.run_id, name)
+                for name in self._tracking.get_run(best.run_id).metrics
+                if not name.startswith("test_")
+            }
+            watcher = Quiet(RunWatcher(self._follower))
+            facts = self._fitter.facts(best, tried, curves, self._test_predictions(best, tried, watcher), watcher)
+            folder = self._work_dir / "report"
+            shutil.rmtree(folder, ignore_errors=True)
+            write_report(facts, folder)
+            self._tracking.artifacts.upload(best.run_id, folder, into=REPORT_FOLDER)
+            for line in printed(terminal(facts)):
+                self._follower.log(line)
+
+        self._durable("report", work)
+
+    def _test_predictions(self, best: Tried, tried: Sequence[Tried], watcher: "RunWatcher") -> Predictions | None:
+        """Of the stored model; computed again where the process that knew them is gone."""
+        run_id, tested = self._tested
+        if run_id != best.run_id and self._folds.test is not None:
+            tested = self._fitter.test(self._fitter.model(parts_of(best, tried), watcher), watcher)
+        return tested
 
     def _champions(self, tried: Sequence[Tried]) -> list[Tried]:
         """The best run of each learner, of the two learners whose best are ahead."""
@@ -148,7 +181,7 @@ class Fitting:
                 weights, predictions = self._fitter.blend(champions, watcher)
                 value = self._fitter.value(self._folds.validation, predictions)
                 parts = list(zip(champions, weights, strict=True))
-                done = replace(done, found={"weights": weights})
+                done = replace(done, found={"runs": [each.number for each in champions], "weights": weights})
             metrics = self._fitter.metrics(self._folds.validation, predictions)
             if self._metric not in metrics or not math.isfinite(value):
                 raise ArithmeticError(f"{self._metric} of the validation examples is no number")
@@ -181,6 +214,7 @@ class Fitting:
         self._follower.progress(stage="fitting on all examples", epoch=None, epochs=None)
         model = self._fitter.model(parts, Quiet(watcher))
         tested = self._fitter.test(model, Quiet(watcher))
+        self._tested = run_id, tested
         if tested is not None:
             assert self._folds.test is not None
             metrics = self._fitter.metrics(self._folds.test, tested)
@@ -276,6 +310,14 @@ def end_interrupted(tracking: Tracking, experiment_id: str, task_id: str) -> lis
         if done is None:
             tracking.delete_model(run.run_id)
     return runs
+
+
+def printed(renderable: Any, width: int = 110) -> list[str]:
+    """What a terminal without colours would show, line by line."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(renderable)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO above
+    return [line.rstrip() for line in text.splitlines()]
 
 
 def example_of(dataset: Dataset, folds: Folds) -> Any:

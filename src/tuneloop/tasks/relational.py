@@ -104,6 +104,7 @@ class Relational:
                 work_dir=folder,
             )
             best, tried = fitting.run()
+            fitting.report(best, tried)
         follower.progress(stage="done", runs_done=len(tried), runs_total=len(tried))
         follower.found(best_run_id=best.run_id)
         return {"best_run_id": best.run_id, "detail": _verdict(dataset, best)}
