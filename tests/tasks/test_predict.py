@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +234,31 @@ def test_the_client_downloads_what_it_asked_for(shop: Shop, tmp_path: Path) -> N
     with pytest.raises(JobFailedError, match="no column"):
         shop.client.predict(source=shop.folder / "articles.parquet", model="churn", output=tmp_path / "no.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["churn.parquet", "mine.csv", "p.csv"]
+
+
+def test_the_command_line_learns_and_predicts(shop: Shop, tmp_path: Path) -> None:
+    def command(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "tuneloop.cli", "relational", *arguments, "--url", shop.service.url]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=240, cwd=tmp_path, check=False)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return done
+
+    shop.dataset.save(tmp_path / "shop.yaml")
+    chosen = ("--set", 'learners=["boosted"]', "--set", "hops=1", "--set", "max_runs=1", "--register", "cli")
+    fitted = command("fit", "shop.yaml", *chosen)
+    assert "examples to learn from" in fitted.stderr and fitted.stdout.splitlines()[-1] == "cli/1"
+    assert re.search(r"^work +relational shop/churn$", fitted.stdout, re.MULTILINE)
+    assert json.loads(command("fit", "shop.yaml", *chosen, "--json").stdout)["registered"]["version"] == "2"
+
+    written = command("predict", "cli/1", "--dataset", "shop.yaml", "--output", "p.csv")
+    assert re.search(r"^output +p.csv$", written.stdout, re.MULTILINE) and "roc_auc" in written.stdout
+    assert (tmp_path / "p.csv").read_text().count("\n") == 51
+    kept = command("predict", "cli", "--dataset", "shop.yaml", "--output", "p.csv", status=1)
+    assert "p.csv exists already" in kept.stderr and kept.stdout == "" and len(kept.stderr.splitlines()) == 1
+    source = str(shop.folder / "churn_test.parquet")
+    again = command("predict", "cli", "--source", source, "--output", "p.csv", "--overwrite", "--json")
+    assert json.loads(again.stdout)["status"] == "done"
+    assert (
+        "makes no embeddings"
+        in command("predict", "cli", "--source", source, "--output", "e.csv", "--embeddings", status=1).stderr
+    )
