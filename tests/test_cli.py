@@ -109,7 +109,7 @@ def test_the_commands_are_those_that_the_documentation_names():
         "items import", "sessions import", "forget", "batch release", "batch list",
         "tune", "wait", "tasks", "cancel", "restart", "methods",
         "models list", "models show", "models register", "models alias", "embed", "embed-items", "rank",
-        "relational show", "relational validate", "relational fit", "log",
+        "relational show", "relational validate", "relational fit", "relational predict", "log",
     }  # fmt: skip
 
 

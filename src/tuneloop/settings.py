@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tuneloop.errors import InvalidInput
@@ -65,6 +65,15 @@ class Settings(BaseSettings):
     def writable(self) -> tuple[str, ...]:
         """The names of the databases that tables are written to."""
         return tuple(self.table_writable.split())
+
+    @field_validator("table_writable")
+    @classmethod
+    def _writable_known(cls, value: str, info: ValidationInfo) -> str:
+        known = _parse_connections(info.data.get("table_connections", ""))
+        for name in value.split():
+            if name not in known:
+                raise ValueError(f"TUNELOOP_TABLE_WRITABLE names {name!r}, which TUNELOOP_TABLE_CONNECTIONS does not")
+        return value
 
     @cached_property
     def connections(self) -> dict[str, str]:

@@ -46,24 +46,18 @@ class Job:
             poll_seconds: seconds between looks.
         """
         out = file if file is not None else sys.stdout
-        after: str | None = None
+        after, last = None, ""
         while True:
             task = self.task  # before the lines: when it is over, they are all there
-            after = self._print_lines(after, out)
+            while (log := self._client.task_log(self.id, after=after)).lines:
+                print(*log.lines, sep="\n", file=out, flush=True)
+                after, last = log.next, log.lines[-1]
             if task.is_over:
-                print(f"{task.status}: {task.detail}" if task.detail else task.status, file=out, flush=True)
+                end = f"{task.status}: {task.detail}" if task.detail else task.status
+                if end != last:  # most tasks say it themselves
+                    print(end, file=out, flush=True)
                 return
             time.sleep(poll_seconds)
-
-    def _print_lines(self, after: str | None, out: IO[str]) -> str:
-        while True:
-            log = self._client.task_log(self.id, after=after)
-            for line in log.lines:
-                print(line, file=out)
-            if not log.lines:
-                out.flush()
-                return log.next
-            after = log.next
 
     def wait(self, *, timeout: float | None = None) -> Task:
         """Wait until it is over, however it ends.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -58,6 +58,7 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
         embeddings: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
+        callback: Callable[[Task], None] | None = None,
     ) -> Task: ...
 
     def predict(
@@ -74,6 +75,7 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
         embeddings: bool = False,
         overwrite: bool = False,
         progress: Progress | None = None,
+        callback: Callable[[Task], None] | None = None,
     ) -> list[dict[str, Any]] | Task:
         """Predict for entities at times: answer them, or write a table.
 
@@ -93,6 +95,7 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
             embeddings: whether to add the entities' embeddings.
             overwrite: whether an output that exists is replaced.
             progress: called while files are sent, as for `validate`.
+            callback: called with the task each time it was looked at, where a table is written.
 
         Returns:
             The predictions in the order of the entities; or the task that wrote the table, with `output`.
@@ -124,7 +127,7 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
             return self._predict_entities(path, body, list(entities))
         assert output is not None
         body["source"] = self._send_source(source, sent, progress)
-        return self._predict_table(path, body, os.fspath(output), overwrite)
+        return self._predict_table(path, body, os.fspath(output), overwrite, callback)
 
     def _predict_entities(
         self, path: str, body: dict[str, Any], entities: list[Mapping[str, Any]]
@@ -135,7 +138,14 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
             found += self._transport.call("POST", path, body=part, timeout=_LONG)["predictions"]
         return found
 
-    def _predict_table(self, path: str, body: dict[str, Any], output: str, overwrite: bool) -> Task:
+    def _predict_table(
+        self,
+        path: str,
+        body: dict[str, Any],
+        output: str,
+        overwrite: bool,
+        callback: Callable[[Task], None] | None,
+    ) -> Task:
         download = _is_download(output)
         if download:  # the service keeps it under a name that nobody else uses
             body |= {"output": f"{uuid.uuid4().hex}{Path(output).suffix.lower()}"}
@@ -143,7 +153,8 @@ class PredictionCalls(RelationalCalls, ModelCalls, TaskCalls):
             place, table = split_path(output)
             body |= {"output": f"{place.absolute()}{table}" if is_path(output) else output, "overwrite": overwrite}
         body["idempotency_key"] = uuid.uuid4().hex
-        task = self.wait(self._transport.call("POST", path, body=body, timeout=_LONG)["id"])
+        asked = self._transport.call("POST", path, body=body, timeout=_LONG)
+        task = self.wait(asked["id"], callback=callback)
         if task.status != "done":
             raise JobFailedError(f"task {task.id} ended as {task.status}: {task.detail or 'it does not say why'}")
         if not download:

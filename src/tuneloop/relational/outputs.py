@@ -119,12 +119,11 @@ class Outputs:
             return self._folder / path.name
         try:
             path = path.resolve()
-            allowed = any(path.is_relative_to(root) for root in (*self._roots, self._folder))
-            closed = any(path.is_relative_to(each) for each in self._closed) and not path.is_relative_to(self._folder)
+            allowed = path.is_relative_to(self._folder) or any(self._opens(root, path) for root in self._roots)
             ready = allowed and path.parent.is_dir() and not path.is_dir()
         except (OSError, ValueError) as error:
             raise InvalidInput(f"{str(path)!r} is no path: {error}", field="output") from None
-        if not allowed or closed:
+        if not allowed:
             roots = ", ".join(map(str, self._roots)) or "none are set"
             raise InvalidInput(
                 f"{path} lies outside the folders that tables are written to (TUNELOOP_TABLE_ROOTS: {roots}): "
@@ -135,3 +134,8 @@ class Outputs:
             problem = "is a folder" if path.is_dir() else f"cannot be written: there is no folder {path.parent}"
             raise InvalidInput(f"{path} {problem}", field="output")
         return path
+
+    def _opens(self, root: Path, path: Path) -> bool:
+        """Whether a path lies under a root, and in no closed folder below that."""
+        below = [each for each in self._closed if each.is_relative_to(root)]
+        return path.is_relative_to(root) and not any(path.is_relative_to(each) for each in below)

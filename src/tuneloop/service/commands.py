@@ -4,7 +4,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -107,21 +108,33 @@ def is_bad_end(task: "Task") -> int:
 
 def watch(client: "Client", task_id: str) -> "Task":
     """Show a task and what it prints until it is over. Ctrl-C leaves the task alone."""
+    with watching(client) as look:
+        return client.wait(task_id, callback=look)
+
+
+@contextmanager
+def watching(client: "Client") -> Iterator[Callable[["Task"], None]]:
+    """Gives what shows a task, and what it prints, each time it is called with it. Ctrl-C leaves the task alone."""
     from tuneloop.service import live, terminal
 
+    seen: list[str] = []
     after: str | None = None
+    view: live.Watching | None = None
     try:
-        with live.watch_task() as view:
+        with ExitStack() as stack:
 
             def look(task: "Task") -> None:
-                nonlocal after
-                after = _say_log(client, task_id, after, view.say)
+                nonlocal after, view
+                seen[:] = [task.id]
+                view = view or stack.enter_context(live.watch_task())  # not while files are still being sent
+                after = _say_log(client, task.id, after, view.say)
                 view.update(task)
 
-            return client.wait(task_id, callback=look)
+            yield look
     except KeyboardInterrupt:
-        terminal.say(f"Task {task_id} goes on. Watch it again: `tuneloop wait {task_id}`")
-        terminal.say(f"Stop it: `tuneloop cancel {task_id}`")
+        for task_id in seen:
+            terminal.say(f"Task {task_id} goes on. Watch it again: `tuneloop wait {task_id}`")
+            terminal.say(f"Stop it: `tuneloop cancel {task_id}`")
         raise typer.Exit(130) from None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuneloop.service.commands import check_set, existing_file, is_bad_end, parse_set, remote, watch
+from tuneloop.service.commands import check_set, existing_file, is_bad_end, parse_set, remote, watch, watching
 
 if TYPE_CHECKING:
     from tuneloop.client import Client, DatasetProblem, Task
@@ -100,3 +100,54 @@ def fit_dataset(
         return task
     made = job.register_model(register)
     return {spec.name: getattr(task, spec.name) for spec in dataclasses.fields(task)} | {"registered": made}
+
+
+@group.command("predict")
+@remote("show_task", patient=True, status=is_bad_end)
+def predict_table(
+    client: "Client",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="NAME (its latest version), NAME/VERSION or NAME@ALIAS.")
+    ],
+    output: Annotated[
+        str, typer.Option(metavar="PLACE", help="A .parquet or .csv file, FILE.duckdb#TABLE or CONNECTION#TABLE.")
+    ],
+    source: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="A table of keys and times: a file, or as for --output.")
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Look at the tables of this dataset; without --source, predict for its test split.",
+            callback=existing_file,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Add the embeddings of the entities.")] = False,
+) -> "Task":
+    """Predict for a table of entities with a registered model, and write another; prints the task.
+
+    Files that the service cannot see are sent to it, and the file it writes is downloaded. An output that exists is
+    left alone. Where the source holds the labels too, the task's detail tells the metrics. Exit status 1 when the task
+    failed.
+
+    Example: `tuneloop relational predict churn@champion --source june.parquet --output scores.parquet`
+    """
+    if source is None and dataset is None:
+        raise typer.BadParameter("give --source, or --dataset with a test split")
+    tables = None
+    if dataset is not None:
+        from tuneloop.relational.dataset import Dataset
+
+        tables = Dataset.load(dataset)
+    with watching(client) as callback:
+        return client.predict(
+            tables,
+            source=source,
+            output=output,
+            model=model,
+            overwrite=overwrite,
+            embeddings=embeddings,
+            callback=callback,
+        )
