@@ -140,13 +140,12 @@ def said(task: NodeTask | LinkTask, classes: tuple[str, ...]) -> str:
 
 
 def span_words(task: NodeTask | LinkTask) -> str:
-    """The horizon as a person would write it: "30 days"."""
+    """The horizon as a person would say it: "30 days", "week"."""
     from pydantic import TypeAdapter
 
     from tuneloop.relational.schema import Duration
 
-    assert task.horizon is not None
-    return str(TypeAdapter(Duration).dump_python(task.horizon, mode="json"))
+    return str(TypeAdapter(Duration).dump_python(task.horizon, mode="json")).removeprefix("1 ")
 
 
 def number(value: float | None) -> str:
