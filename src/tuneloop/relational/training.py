@@ -1,0 +1,229 @@
+"""Training of networks over sampled rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tuneloop.relational.graph import Ints
+from tuneloop.relational.learner import Watcher
+from tuneloop.relational.metrics import measure
+from tuneloop.relational.network import Network
+from tuneloop.relational.sampler import Sampled, Sampler
+from tuneloop.relational.targets import Target
+from tuneloop.relational.world import Seeds, World
+
+MIN_STEPS, MAX_STEPS = 12, 200  # of an epoch: few examples are met more than once, each time with another age
+AVERAGED = 0.97  # of the weights a step before
+WARM_UP = 20  # steps
+CHECK_SECONDS = 1.0
+PREDICTED = 512  # examples at a time
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Examples to learn from or to judge by.
+
+    Attributes:
+        seeds: the examples.
+        numbers: their labels.
+        weights: how much each counts, (N,).
+    """
+
+    seeds: Seeds
+    numbers: NDArray[np.float64]
+    weights: NDArray[np.float32]
+
+
+class Pulse:
+    """Asks now and then whether to go on."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._last = 0.0
+
+    def __call__(self) -> None:
+        """Ask, unless that was just done."""
+        now = time.monotonic()
+        if now - self._last >= CHECK_SECONDS:
+            self._last = now
+            self._watcher.check()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Many small products: a second thread gains little, and where cores are shared the threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Trainer:
+    """Trains one network.
+
+    Args:
+        world: the tables.
+        target: what is predicted.
+        metric: what decides which epoch is best.
+        maximise: whether a larger value of it is better.
+        params: as `tuneloop.relational.gnn_nodes` names them.
+        ages: how old what is known may be in training, microseconds; drawn anew in each epoch.
+        seed: of weights, order, ages and neighbours.
+        watcher: whoever waits.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        target: Target,
+        metric: str,
+        maximise: bool,
+        params: Mapping[str, Any],
+        ages: Ints,
+        *,
+        seed: int,
+        watcher: Watcher,
+    ) -> None:
+        self._world, self._target, self._metric, self._maximise = world, target, metric, maximise
+        self._params, self._ages, self._seed, self._watcher = params, ages, seed, watcher
+        self._sampler = make_sampler(world, params)
+        self._pulse = Pulse(watcher)
+        self._rng = np.random.default_rng([seed, 7])
+        torch.manual_seed(seed)
+        self._network = make_network(world, target.outputs, params)
+        self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
+        )
+        self._steps = 0
+
+    @one_thread()
+    def run(self, train: Lesson, validation: Lesson | None, epochs: int) -> tuple[Network, int]:
+        """The network with the best weights, and after how many epochs it had them.
+
+        Without validation examples the last weights count. The learning rate falls as if for `params["epochs"]`.
+        """
+        best, best_epoch, chosen = -np.inf, 0, None
+        held = None if validation is None else list(batches(self._sampler, validation.seeds, self._pulse))
+        for epoch in range(1, epochs + 1):
+            self._watcher.progress("training", epoch=epoch, epochs=epochs)
+            metrics = self._epoch(train, epoch)
+            if validation is not None and held is not None:
+                outputs, _ = apply(self._average.module, self._world, held, self._pulse)
+                value = self._judge(outputs, validation.numbers)
+                loss = float(self._target.loss(outputs, validation.numbers).mean())
+                metrics |= {"val_loss": loss, f"val_metric_{self._metric}": value}
+                gain = -loss if np.isnan(value) else value if self._maximise else -value
+                if gain > best:
+                    best, best_epoch, chosen = gain, epoch, _copy(self._average.module)
+            self._watcher.report(metrics, step=epoch)
+            if validation is not None and epoch - best_epoch >= self._params["patience"]:
+                break
+        network = make_network(self._world, self._target.outputs, self._params)
+        network.load_state_dict(chosen or _copy(self._average.module))
+        return network, best_epoch or epochs
+
+    def _epoch(self, train: Lesson, epoch: int) -> dict[str, float]:
+        """One pass. Loss and metric are those of its steps, each before it changed the weights."""
+        order = self._order(len(train.seeds))
+        steps = np.array_split(order, max(len(order) // self._params["batch_size"], 1))
+        total, outputs = 0.0, []
+        self._network.train()
+        for number, at in enumerate(steps):
+            rate = self._pace(len(steps))
+            seeds = train.seeds.take(at).aged(self._rng.choice(self._ages, len(at)))
+            seed = self._seed * 1_000_003 + epoch * 1_009 + number
+            sampled = self._sampler.sample(seeds.rows, seeds.hashes, seeds.times, seeds.limits, seed=seed)
+            found, _ = self._network(sampled, self._world.tables, seeds.times, seeds.cuts)
+            weights = torch.from_numpy(train.weights[at])
+            loss = (self._target.loss(found, train.numbers[at]) * weights).sum() / weights.sum()
+            self._optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+            self._optimizer.step()
+            self._average.update_parameters(self._network)
+            self._steps += 1
+            total += float(loss.detach()) * len(at)
+            outputs.append(found.detach())
+            self._pulse()
+        value = self._judge(torch.cat(outputs), train.numbers[order])
+        return {"train_loss": total / len(order), f"train_metric_{self._metric}": value, "learning_rate": rate}
+
+    def _order(self, count: int) -> Ints:
+        """The examples of an epoch: all, few of them several times, of very many some."""
+        size = self._params["batch_size"]
+        copies = max(1, -(-MIN_STEPS * size // count))
+        order = np.concatenate([self._rng.permutation(count) for _ in range(copies)])
+        return order[: MAX_STEPS * size]
+
+    def _pace(self, steps: int) -> float:
+        """Set the learning rate: it warms up, then falls as a cosine to a tenth over all epochs."""
+        share = min(self._steps / (self._params["epochs"] * steps), 1.0)
+        rate = self._params["learning_rate"] * (0.55 + 0.45 * np.cos(np.pi * share))
+        rate *= min((self._steps + 1) / WARM_UP, 1.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        return float(rate)
+
+    def _judge(self, outputs: Tensor, numbers: NDArray[np.float64]) -> float:
+        return measure(self._metric, numbers, self._target.predictions(outputs))
+
+
+def make_sampler(world: World, params: Mapping[str, Any]) -> Sampler:
+    """A sampler whose fan-outs halve with every hop."""
+    fan_outs = [max(params["fan_out"] // 2**hop, 1) for hop in range(params["hops"])]
+    return Sampler(world.graph, fan_outs, params["strategy"])
+
+
+def make_network(world: World, outputs: int, params: Mapping[str, Any]) -> Network:
+    """A network as it starts."""
+    return Network(
+        world.reading.encoding,
+        world.links,
+        world.graph.entity,
+        world.reading.scales,
+        channels=params["channels"],
+        hops=params["hops"],
+        outputs=outputs,
+        dropout=params["dropout"],
+    )
+
+
+def batches(sampler: Sampler, seeds: Seeds, pulse: Pulse) -> Iterator[tuple[Seeds, Sampled]]:
+    """Examples with what they look at, always the same."""
+    for start in range(0, len(seeds), PREDICTED):
+        pulse()
+        part = seeds.take(np.arange(start, min(start + PREDICTED, len(seeds))))
+        yield part, sampler.sample(part.rows, part.hashes, part.times, part.limits, seed=0)
+
+
+@one_thread()
+@torch.no_grad()
+def apply(
+    network: Network, world: World, found: Iterable[tuple[Seeds, Sampled]], pulse: Pulse
+) -> tuple[Tensor, Tensor]:
+    """Outputs, (N, O), and embeddings, (N, C)."""
+    network.eval()
+    outputs, embeddings = [], []
+    for seeds, sampled in found:
+        pulse()
+        each, embedded = network(sampled, world.tables, seeds.times, seeds.cuts)
+        outputs.append(each)
+        embeddings.append(embedded)
+    return torch.cat(outputs), torch.cat(embeddings)
+
+
+def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
