@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     cache_max_gb: float = Field(10, gt=0, description="Disk space for the encoder caches, in GiB.")
     table_roots: str = Field("", description="Folders that tables are read from, separated as in PATH.")
     table_connections: str = Field("", description="Databases that tables are read from: name=URL, by spaces.")
+    table_writable: str = Field("", description="Connections that tables are written to, by names, by spaces.")
     table_memory_gb: float = Field(4, gt=0, description="Memory that reading tables may take, in GiB.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the parts log.")
 
@@ -60,6 +61,11 @@ class Settings(BaseSettings):
         _parse_connections(value)
         return value
 
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The names of the databases that tables are written to."""
+        return tuple(self.table_writable.split())
+
     @cached_property
     def connections(self) -> dict[str, str]:
         """The databases that tables are read from, by the names that sources call them."""
@@ -74,6 +80,11 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Where the tables lie that clients sent."""
         return self.data_dir.absolute() / "uploads"
+
+    @property
+    def predictions_dir(self) -> Path:
+        """Where predictions lie that are to be downloaded."""
+        return self.data_dir.absolute() / "predictions"
 
     @cached_property
     def keys(self) -> tuple[ApiKey, ...]:

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tuneloop.errors import InvalidInput
 from tuneloop.relational.boosted import Labels
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Computer, Features
+from tuneloop.relational.labels import classes_of as label_classes
+from tuneloop.relational.labels import label_values
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.plan import Measured, Plan, Planner, Source, choose_windows
 from tuneloop.relational.schema import NodeTask
@@ -79,7 +79,8 @@ def compute_features(
 
 def classes_of(task: NodeTask, examples: Examples) -> tuple[str, ...]:
     """The classes of a task that has several, as text, in their order."""
-    return _classes(task, examples.labels)
+    assert examples.labels is not None
+    return label_classes(task, examples.labels)
 
 
 def labels_of(task: NodeTask, examples: Examples, classes: tuple[str, ...]) -> Labels:
@@ -89,7 +90,7 @@ def labels_of(task: NodeTask, examples: Examples, classes: tuple[str, ...]) -> L
         InvalidInput: a label is of a class that no training example has.
     """
     assert examples.labels is not None
-    return Labels(_numbers(task, examples.labels, classes), classes)
+    return Labels(label_values(task, examples.labels, classes), classes)
 
 
 def _node_task(dataset: Dataset) -> NodeTask:
@@ -134,40 +135,6 @@ def _label_windows(train: Examples) -> tuple[int, ...]:
     if not len(gaps) or not gaps.mean():
         return ()
     return choose_windows(float(gaps.mean()), float((times.max() - times.min()) / np.timedelta64(86_400_000_000, "us")))
-
-
-def _classes(task: NodeTask, labels: pa.ChunkedArray | None) -> tuple[str, ...]:
-    """The classes of a task, as text, in their order."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    assert labels is not None
-    if task.task_type == "multiclass_classification":
-        return tuple(sorted(pc.unique(labels).cast(pa.string()).drop_null().to_pylist()))
-    if task.task_type == "multilabel_classification":
-        return tuple(sorted(pc.unique(pc.list_flatten(labels)).cast(pa.string()).drop_null().to_pylist()))
-    return ()
-
-
-def _numbers(task: NodeTask, labels: pa.ChunkedArray, classes: tuple[str, ...]) -> NDArray[np.float64]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    known = pa.array(classes, pa.string())
-    if task.task_type == "multilabel_classification":
-        found = np.zeros((len(labels), len(classes)))
-        parents = pc.list_parent_indices(labels.combine_chunks()).to_numpy()
-        places = pc.index_in(pc.list_flatten(labels).cast(pa.string()), known)
-        seen = pc.is_valid(places).to_numpy(zero_copy_only=False)
-        found[parents[seen], places.drop_null().to_numpy().astype(int)] = 1.0
-        return found
-    if task.task_type == "multiclass_classification":
-        places = pc.index_in(labels.cast(pa.string()), known)
-        if places.null_count:
-            odd = labels.filter(pc.is_null(places))[0].as_py()
-            raise InvalidInput(f"the label {odd!r} is in no training example: split so that training sees every class")
-        return np.asarray(places.to_numpy(), float)
-    return np.asarray(pc.cast(labels, pa.float64()).to_numpy(), float)
 
 
 def _bring(engine: Any, table: pa.Table) -> ibis.Table:
