@@ -8,13 +8,14 @@ from tuneloop.relational.features import Feature, Features
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.schema import METRICS, NodeTaskType
 
+QUICK = default_params() | {"learning_rate": 0.15, "feature_fraction": 1.0}
 COLUMNS = (Feature("a", "a", "t"), Feature("b", "b", "t", codes=("x", "y", "z")), Feature("noise", "noise", "t"))
 
 
 def make(rows: int, seed: int, task_type: str) -> tuple[Features, Labels]:
     rng = np.random.default_rng(seed)
     values = np.column_stack([rng.normal(size=rows), rng.integers(0, 3, rows), rng.normal(size=rows)])
-    signal = values[:, 0] + (values[:, 1] == 1)
+    signal = values[:, 0] + (values[:, 1] == 1) + rng.normal(0, 0.2, rows)
     values[rng.random(values.shape) < 0.05] = np.nan
     features = Features(values.astype(np.float32), COLUMNS)
     if task_type == "regression":
@@ -32,15 +33,15 @@ GOOD = {"roc_auc": 0.9, "macro_f1": 0.8, "multilabel_auprc_macro": 0.85, "mae": 
 @pytest.mark.parametrize("task_type", METRICS)
 def test_trees_learn_and_say_from_what(task_type: NodeTaskType) -> None:
     metric = METRICS[task_type][0]
-    pool, test = Pool(*make(1900, 0, task_type)), make(400, 1, task_type)
-    splits = [Split(np.arange(1000), np.arange(1000, 1500)), Split(np.arange(1500), np.arange(1500, 1900))]
+    pool, test = Pool(*make(1200, 0, task_type)), make(400, 1, task_type)
+    splits = [Split(np.arange(600), np.arange(600, 900)), Split(np.arange(900), np.arange(900, 1200))]
     rounds: list[int] = []
     found = fit_trees(
         task_type,
         metric,
         pool,
         splits,
-        default_params(),
+        QUICK,
         seed=0,
         report=lambda number, values: rounds.append(number),
     )
@@ -58,7 +59,7 @@ def test_what_is_held_is_not_learnt_from() -> None:
     features, labels = make(1500, 0, "binary_classification")
     odd = Labels(np.concatenate([labels.values[:1000], 1 - labels.values[1000:]]))
     split = Split(np.arange(1000), np.arange(1000, 1500))
-    trees = fit_trees("binary_classification", "roc_auc", Pool(features, odd), [split], default_params(), seed=0)[0]
+    trees = fit_trees("binary_classification", "roc_auc", Pool(features, odd), [split], QUICK, seed=0)[0]
     assert measure("roc_auc", odd.values[1000:], trees.predict(features.values[1000:])) < 0.2
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import lightgbm as lgb
 
 MAX_ROUNDS = 3000
-PATIENCE = 100  # rounds without a better validation metric
+PATIENCE = 60  # rounds without a better validation metric
 LEAST = 20  # a few rounds may look good by chance
 MAX_BIN = 255
 SMOOTHED = 10  # rounds whose mean tells how good one is
