@@ -145,6 +145,7 @@ def span_words(task: NodeTask | LinkTask) -> str:
 
     from tuneloop.relational.schema import Duration
 
+    assert task.horizon is not None
     return str(TypeAdapter(Duration).dump_python(task.horizon, mode="json")).removeprefix("1 ")
 
 
