@@ -88,7 +88,7 @@ def statistic(metric: str, labels: Values, predictions: Values) -> Statistic:
     return _of_errors(metric, labels, predictions)
 
 
-def _ratio(part: float, whole: float, *, empty: float = float("nan")) -> float:
+def _ratio(part: Any, whole: Any, *, empty: float = float("nan")) -> float:
     return float(part / whole) if whole > 0 else empty
 
 
