@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tuneloop.relational import Dataset
-from tuneloop.relational.examples import Examples
+from tuneloop.relational import Dataset, permutation
 from tuneloop.relational.boosted_nodes import BoostedNodes
+from tuneloop.relational.examples import Examples
 from tuneloop.relational.learner import Folds, Silent
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.permutation import dealt, importance_by_table
@@ -138,8 +138,12 @@ def test_of_a_real_learner_the_signal_s_table_is_the_important_one(shop: Any, tm
     assert found["transactions"] > 5 * max(abs(value) for name, value in found.items() if name != "transactions")
 
 
+@pytest.mark.parametrize("copied", [0, permutation.MOST_COPIED])
 @pytest.mark.parametrize("name", NAMES)
-def test_dealing_moves_rows_and_keeps_everything_else(shop: Any, name: str) -> None:
+def test_dealing_moves_rows_and_keeps_everything_else(
+    shop: Any, name: str, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permutation, "MOST_COPIED", copied)
     dataset, data = shop
     examples = examples_of(is_old, data)
     table = dataset.table(name)
