@@ -1,7 +1,7 @@
-"""What do features of tables cost as tables grow? Generated customers, articles and transactions, three sizes of the same
-shop: examples a twentieth of the transactions, so many of each customer as in the others. Of each size the features that
-the service computes, from planning to the last column, in a process of its own, with the peak of its anonymous memory;
-in the same run DuckDB's own scan of the file of transactions, an aggregate over each of its columns.
+"""What do features of tables cost as tables grow? Generated customers, articles and transactions, three sizes of the
+same shop: examples a twentieth of the transactions, as many of each customer at every size. Of each size the features
+that the service computes, from planning to the last column, in a process of its own, with the peak of its anonymous
+memory; in the same run DuckDB's own scan of the file of transactions, an aggregate over each of its columns.
 
     python benchmarks/relational_growth.py [--quick] [--json FILE]
 """

@@ -127,7 +127,7 @@ def changed(draw: Callable[..., Any], tables: dict[str, dict[str, Any]]) -> dict
     return tables | {"transactions": dict(zip(bought, map(list, columns), strict=True))}
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_future_changes_nothing(habits: tuple[dict[str, Any], Run], tmp_path: Path, data: st.DataObject) -> None:
     document, run = habits
@@ -152,9 +152,9 @@ def features_of(run: Run, document: dict[str, Any], examples: Examples) -> tuple
 def test_a_database_that_ended_earlier_shows_no_more(habits: tuple[dict[str, Any], Run], tmp_path: Path) -> None:
     document, run = habits
     customers = [f"c{number}" for number in range(CUSTOMERS)]
-    frozen = asked(customers).frozen_at(np.datetime64(START + timedelta(days=200), "us"))
+    frozen = asked(customers).frozen_at(np.datetime64(START + timedelta(days=180), "us"))
     tables = habit_tables()
-    rows = [row for row in zip(*tables["transactions"].values(), strict=True) if (row[2] - START).days <= 200]
+    rows = [row for row in zip(*tables["transactions"].values(), strict=True) if (row[2] - START).days <= 180]
     columns = dict(zip(tables["transactions"], map(list, zip(*rows, strict=True)), strict=True))
     ended = write_habits(tmp_path, tables | {"transactions": columns})
     before, after = predicted(run, document, frozen), predicted(run, ended, frozen)

@@ -15,8 +15,8 @@ from tuneloop.relational import Dataset
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.sources import Sources
 
-CUSTOMERS, ARTICLES, DAYS, HORIZON = 80, 60, 300, 20
-SPLITS = {"train": (100, 120, 140, 160, 180, 200), "validation": (220, 240), "test": (260,)}
+CUSTOMERS, ARTICLES, DAYS, HORIZON = 60, 60, 300, 20
+SPLITS = {"train": (120, 140, 160, 180), "validation": (200, 220), "test": (240,)}
 POPULAR = 7  # an article that everybody buys now and then
 
 
