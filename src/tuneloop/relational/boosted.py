@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 3000
 PATIENCE = 60  # rounds without a better validation metric
 LEAST = 20  # a few rounds may look good by chance
-MAX_BIN = 255
+MAX_BIN = 63
 SMOOTHED = 10  # rounds whose mean tells how good one is
 # LightGBM's own names, for early stopping.
 _METRICS = {
