@@ -4,7 +4,7 @@ split, as ours has:
 
   popularity     what sold most of late
   repeats        what the customer bought before, recent and frequent first; then what sold most
-  co-occurrence  what was bought by those who bought the same; with or without what the customer has; then what sold most
+  co-occurrence  what was bought by those who bought the same; with, without or after what the customer has
 
     python benchmarks/relational_links.py [--quick] [--json FILE]
 """

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tuneloop.relational import Dataset
+from tuneloop.relational import Dataset, permutation
+from tuneloop.relational.boosted_nodes import BoostedNodes
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.learner import Silent
+from tuneloop.relational.learner import Folds, Silent
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.permutation import dealt, importance_by_table
 from tuneloop.relational.sources import Sources
@@ -122,8 +123,27 @@ def test_the_tables_that_carry_the_signal_are_the_important_ones(shop: Any, sign
     assert again == pytest.approx(found)
 
 
+def test_of_a_real_learner_the_signal_s_table_is_the_important_one(shop: Any, tmp_path: Path) -> None:
+    dataset, data = shop
+    keys = pa.chunked_array([pa.array(np.tile(np.arange(CUSTOMERS), 4))])
+    times = np.full(len(keys), np.datetime64(NOW, "us"))
+    labels = pa.chunked_array([pa.array(known(bought_often, data, keys))])
+    examples = Examples(keys, times, times.copy(), labels)
+    learner = BoostedNodes(dataset, data, Folds(examples, examples), seed=0, work_dir=tmp_path)
+    learner.prepare(Silent())
+    params = learner.defaults() | {"learning_rate": 0.2, "bags": 1, "num_leaves": 6, "min_data_in_leaf": 5}
+    fitted = learner.fit(params, seed=0, watcher=Silent()).fitted
+    found = importance_by_table(fitted.predict, dataset, data, examples, None, watcher=Silent(), repeats=1)
+    assert next(iter(found)) == "transactions"
+    assert found["transactions"] > 5 * max(abs(value) for name, value in found.items() if name != "transactions")
+
+
+@pytest.mark.parametrize("copied", [0, permutation.MOST_COPIED])
 @pytest.mark.parametrize("name", NAMES)
-def test_dealing_moves_rows_and_keeps_everything_else(shop: Any, name: str) -> None:
+def test_dealing_moves_rows_and_keeps_everything_else(
+    shop: Any, name: str, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permutation, "MOST_COPIED", copied)
     dataset, data = shop
     examples = examples_of(is_old, data)
     table = dataset.table(name)

@@ -67,7 +67,7 @@ def made_up(folder: Path, task_type: str, rows: int = 240, words: str = "mean pr
             f"val_metric_{dataset.task.evaluation_metric}": [(n, 0.6 + n / 700 - n * n / 50000) for n in range(1, 60)],
         },
         importances=[
-            Importance(words if at == 0 else f"feature {at}", "transactions", 0.5**at / 2) for at in range(40)
+            Importance(words if at == 0 else f"feature {at}", "transactions", 0.8**at / 5) for at in range(40)
         ],
         by_table={"transactions": 0.123456, "customers": 0.0, "articles": -0.002},
         classes=CLASSES if "multi" in task_type else (),
@@ -142,7 +142,7 @@ def test_the_page_says_what_was_predicted_and_how_well(written: tuple[Facts, Pat
     runs = page.locator("h2:has-text('Runs') ~ .card tbody tr")
     assert runs.count() == 3 and "best" in runs.first.inner_text() and "failed" in runs.last.inner_text()
     assert page.locator(".bars").first.locator(".what").count() == 25
-    assert page.locator("svg[aria-label*='rounds']").count() == 2
+    assert page.locator("svg[aria-label*='by step']").count() == 2
     page.close()
 
 
@@ -163,7 +163,7 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     assert found["runs"][2]["value"] is None and found["permutation_by_table"]["transactions"] == 0.123456
     rows = list(csv.DictReader((tmp_path / "report" / "importances.csv").open()))
     assert len(rows) == 40 and rows[0] == {
-        "words": "mean price, through transactions", "table": "transactions", "share": "0.5"
+        "words": "mean price, through transactions", "table": "transactions", "share": "0.2"
     }  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def test_a_search_that_found_little_has_a_page(tmp_path: Path, browser: Browser)
 
 def test_the_terminal_has_the_short_version(tmp_path: Path) -> None:
     text = _printed(made_up(tmp_path, "regression"))
-    for words in ("MAE", "R²", "mean price, through transactions", "feature 4", "50.0%", "transactions", "0.123"):
+    for words in ("MAE", "R²", "mean price, through transactions", "feature 4", "20.0%", "transactions", "0.123"):
         assert words in text
     assert "feature 5" not in text
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 3000
 PATIENCE = 60  # rounds without a better validation metric
 LEAST = 20  # a few rounds may look good by chance
-MAX_BIN = 255
+MAX_BIN = 63
 SMOOTHED = 10  # rounds whose mean tells how good one is
 # LightGBM's own names, for early stopping.
 _METRICS = {
@@ -73,9 +73,9 @@ def default_params() -> dict[str, Any]:
     """Settings that work on most tables."""
     return {
         "num_leaves": 16,
-        "learning_rate": 0.03,
+        "learning_rate": 0.05,
         "min_data_in_leaf": 30,
-        "feature_fraction": 0.3,
+        "feature_fraction": 0.1,
         "bagging_fraction": 0.8,
         "lambda_l2": 5.0,
         "extra_trees": False,
@@ -248,7 +248,8 @@ def _lightgbm() -> Any:
 
 
 def _settings(task_type: str, metric: str, params: Mapping[str, Any], seed: int, classes: int) -> dict[str, Any]:
-    objective = {"multiclass_classification": "multiclass", "regression": _regression(metric)}.get(task_type, "binary")
+    regression = params.get("objective") or _regression(metric)
+    objective = {"multiclass_classification": "multiclass", "regression": regression}.get(task_type, "binary")
     settings: dict[str, Any] = {
         name: params[name]
         for name in (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_EXAMPLES = 20_000  # to learn from
 MAX_CANDIDATES = 400_000  # to learn from, negative ones drawn
+MIN_COLD = 200  # training examples without earlier links: of fewer their order is not learnt
 MAX_STOPPING = 1000  # examples to stop early by
 _LISTED = 50  # importances
 
@@ -40,23 +41,32 @@ class FittedBoostedLinks(Fitted):
         plan: what is computed.
         columns: the features.
         booster: puts candidates in order.
+        orders_cold: whether also those of examples without earlier links, which otherwise get what is popular.
     """
 
     learner: ClassVar[str] = "boosted"
 
-    def __init__(self, plan: LinkPlan, columns: Sequence[Feature], booster: lgb.Booster) -> None:
-        self._plan, self._columns, self._booster = plan, tuple(columns), booster
+    def __init__(self, plan: LinkPlan, columns: Sequence[Feature], booster: lgb.Booster, orders_cold: bool) -> None:
+        self.plan, self._columns, self._booster = plan, tuple(columns), booster
+        self._orders_cold = orders_cold
 
     def predict(
         self, dataset: Dataset, data: OpenTables, examples: Examples, labelled: Examples | None, watcher: Watcher
     ) -> Links:
         """The k likeliest links of each example, k as in the task's metric."""
         assert isinstance(dataset.task, LinkTask)
-        world = LinkWorld(dataset, data, self._plan)
+        world = LinkWorld(dataset, data, self.plan)
         top = _Top(len(examples), dataset.task.k)
         for batch in world.batches(examples, watcher, labelled=False):
-            top.put(batch, _predict(self._booster, batch.values))
+            top.put(batch, self.scores(batch))
         return top.links(world.targets.keys)
+
+    def scores(self, batch: Batch) -> NDArray[np.float64]:
+        """(P,) of the pairs; they compare within an example."""
+        scores = np.asarray(self._booster.predict(batch.values)) if len(batch.values) else np.zeros(0)
+        if self._orders_cold:
+            return scores
+        return np.where(batch.cold[batch.pairs.at], batch.popularity, scores)
 
     def importances(self) -> Sequence[Importance]:
         """Features by their gain."""
@@ -68,7 +78,7 @@ class FittedBoostedLinks(Fitted):
     def save(self, folder: Path) -> None:
         """`links.json` and `ranker.txt`."""
         columns = [{"name": each.name, "words": each.words, "table": each.table} for each in self._columns]
-        document = {"plan": self._plan.document(), "columns": columns}
+        document = {"plan": self.plan.document(), "columns": columns, "orders_cold": self._orders_cold}
         (folder / "links.json").write_text(json.dumps(document), encoding="utf-8")
         (folder / "ranker.txt").write_text(self._booster.model_to_string(), encoding="utf-8")
 
@@ -79,7 +89,8 @@ class FittedBoostedLinks(Fitted):
 
         document = json.loads((folder / "links.json").read_text(encoding="utf-8"))
         booster = _lightgbm().Booster(model_str=(folder / "ranker.txt").read_text(encoding="utf-8"))
-        return cls(LinkPlan.parse(document["plan"]), [Feature(**each) for each in document["columns"]], booster)
+        columns = [Feature(**each) for each in document["columns"]]
+        return cls(LinkPlan.parse(document["plan"]), columns, booster, document["orders_cold"])
 
 
 @dataclass(frozen=True)
@@ -158,6 +169,7 @@ class BoostedLinks(Learner):
                 field="dataset.task",
             )
         self._ranking = ranking
+        self._orders_cold = sum(int(batch.cold.sum()) for batch in batches) >= MIN_COLD
         self._held = self._validation.ranking(most=MAX_STOPPING)
         found, of = sum(int(b.true.sum()) for b in batches if b.true is not None), _count(train)
         watcher.log(
@@ -191,15 +203,16 @@ class BoostedLinks(Learner):
         watcher.progress("fitting")
         columns, k = self._world.columns, self._task.k
         booster = fit_ranker(columns, self._ranking, self._held, params, k=k, seed=seed, report=report)
+        fitted = FittedBoostedLinks(self._plan, columns, booster, self._orders_cold)
         top = _Top(len(self._validation.examples), k)
         for batch in self._validation.batches:
-            top.put(batch, _predict(booster, batch.values))
+            top.put(batch, fitted.scores(batch))
         links = top.links(self._world.targets.keys)
         labels = self._validation.examples.labels
         assert labels is not None
         value = measure_links(self._task.evaluation_metric, labels, links)
         rounds = booster.best_iteration or booster.current_iteration()
-        return Run(FittedBoostedLinks(self._plan, columns, booster), value, links, {"rounds": rounds})
+        return Run(fitted, value, links, {"rounds": rounds})
 
     def refit(self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Fitted:
         """Fit on training and validation examples together, as long as `fit` found best."""
@@ -213,7 +226,7 @@ class BoostedLinks(Learner):
         booster = fit_ranker(
             columns, train, None, params, k=self._task.k, seed=seed, rounds=max(1, int(found["rounds"]))
         )
-        return FittedBoostedLinks(self._plan, columns, booster)
+        return FittedBoostedLinks(self._plan, columns, booster, self._orders_cold)
 
 
 class _Top:
@@ -236,10 +249,6 @@ class _Top:
 
         flat = self._targets.ravel()
         return Links(keys.take(pa.array(flat, mask=flat < 0)), self._scores)
-
-
-def _predict(booster: lgb.Booster, values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(booster.predict(values)) if len(values) else np.zeros(0)
 
 
 def _sample(examples: Examples, most: int, rng: np.random.Generator) -> Examples:

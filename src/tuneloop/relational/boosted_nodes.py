@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +26,10 @@ from tuneloop.relational.schema import NodeTask
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.trial import FrozenTrial
 
 COPIES = 2  # of each training example, where predictions are made from rows that end earlier
+MOST_MEMBERS = 4
 _EVERY = 1.0  # seconds between two looks at whether to stop
 
 
@@ -76,24 +79,32 @@ class BoostedNodes(Learner):
         finally_ = [*range(len(learnt)), *self._splits[-1].held] if full is None else range(count, len(everything))
         self._finally = sheet.take(np.array(finally_))
         self._pool: Pool | None = None
+        self._fitted: dict[str, list[Trees]] = {}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Settings around those that are good for most tables."""
+        """Settings around those that are good for most tables, perhaps averaged with the best trial so far."""
         found: dict[str, Any] = {
-            "num_leaves": trial.suggest_int("num_leaves", 4, 32, log=True),
-            "learning_rate": trial.suggest_float("learning_rate", 0.015, 0.06, log=True),
+            "with_best": trial.suggest_categorical("with_best", [False, True]),
+            "num_leaves": trial.suggest_int("num_leaves", 3, 32, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.1, log=True),
             "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 10, 150, log=True),
-            "feature_fraction": trial.suggest_float("feature_fraction", 0.03, 0.5, log=True),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.02, 0.3, log=True),
             "bagging_fraction": trial.suggest_float("bagging_fraction", 0.4, 0.9),
             "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50, log=True),
             "extra_trees": trial.suggest_categorical("extra_trees", [False, True]),
             "half_life": trial.suggest_categorical("half_life", [0.0, 0.1, 0.2, 0.4, 0.8]),
         }
-        return self.defaults() | found
+        from optuna.study import StudyDirection
+        from optuna.trial import TrialState
+
+        earlier = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        higher = trial.study.direction == StudyDirection.MAXIMIZE
+        members = [self.defaults() | each for each in _together(found, trial.number, earlier, higher)]
+        return members[0] if len(members) == 1 else {"members": members}
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        return default_params() | {"half_life": 0.0, "bags": 3}
+        return default_params() | {"half_life": 0.4, "bags": 3, "with_best": False}
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples; the value is the mean over the validation split and earlier ones.
@@ -104,23 +115,7 @@ class BoostedNodes(Learner):
             watcher: told of each round.
         """
         rows, task = self._choosing, self._task
-        self._pool = self._pool or Pool(rows.features, rows.labels, reference=self._splits[-1].train)
-        members: list[list[Trees]] = []
-        for each in members_of(params):
-            weights = _weights(rows.times, self._splits[-1].train, each)
-            report = _Reporting(watcher, task.evaluation_metric)
-            members.append(
-                fit_trees(
-                    task.task_type,
-                    task.evaluation_metric,
-                    self._pool,
-                    self._splits,
-                    each,
-                    seed=seed,
-                    weights=weights,
-                    report=report,
-                )
-            )
+        members = [self._trees(each, seed, watcher) for each in members_of(params)]
         values: list[float] = []
         for at, split in enumerate(self._splits):
             model = self._model([trees[at] for trees in members])
@@ -128,6 +123,24 @@ class BoostedNodes(Learner):
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
         found = {"rounds": [trees[-1].best_rounds for trees in members], "values": values}
         return Run(model, float(np.nanmean(values)), predictions, found)
+
+    def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:
+        """The trees of each split; those of settings that were fitted before are still there."""
+        known = json.dumps([params, seed], sort_keys=True)
+        if known not in self._fitted:
+            rows, task = self._choosing, self._task
+            self._pool = self._pool or Pool(rows.features, rows.labels, reference=self._splits[-1].train)
+            self._fitted[known] = fit_trees(
+                task.task_type,
+                task.evaluation_metric,
+                self._pool,
+                self._splits,
+                params,
+                seed=seed,
+                weights=_weights(rows.times, self._splits[-1].train, params),
+                report=_Reporting(watcher, task.evaluation_metric),
+            )
+        return self._fitted[known]
 
     def refit(
         self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher
@@ -186,6 +199,21 @@ class BoostedNodes(Learner):
             if varied(labels[each.train]) and varied(labels[each.held]):
                 found.append(each)
         return found
+
+
+def _together(
+    params: Mapping[str, Any], number: int, earlier: Sequence[FrozenTrial], higher: bool
+) -> list[Mapping[str, Any]]:
+    """A trial's settings, and those it is averaged with: what the best trial before it had.
+
+    Good settings join one after another: forward selection as in Caruana et al., Ensemble selection from libraries of
+    models (ICML 2004).
+    """
+    before = [each for each in earlier if each.number < number and each.value is not None and each.params]
+    if not params.get("with_best") or not before:
+        return [params]
+    best = max(before, key=lambda each: (each.value if higher else -each.value, -each.number))
+    return [params, *_together(best.params, best.number, before, higher)][:MOST_MEMBERS]
 
 
 def members_of(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:

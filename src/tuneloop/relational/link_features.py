@@ -84,6 +84,7 @@ class Batch:
         values: (P, F) features.
         true: (P,) whether the two were linked; None where that is not known.
         popularity: (P,) of the targets.
+        cold: (N,) which examples have no earlier links.
     """
 
     examples: Ints
@@ -91,6 +92,7 @@ class Batch:
     values: NDArray[np.float32]
     true: NDArray[np.bool_] | None
     popularity: NDArray[np.float32]
+    cold: NDArray[np.bool_]
 
 
 def plan_links(dataset: Dataset, data: Mapping[str, ibis.Table], train: Examples) -> LinkPlan:
@@ -216,7 +218,7 @@ class LinkWorld:
             pairs, hits = Pairs(pairs.at[kept], pairs.targets[kept]), hits[kept]
         values = features.compute(plan.shape, tastes, likings, plan.codes, kept)
         self.columns = tuple(features.columns)
-        return Batch(at, pairs, values, hits, guesses.popularity[pairs.targets])
+        return Batch(at, pairs, values, hits, guesses.popularity[pairs.targets], histories.totals == 0)
 
     def _seen(self, own: Ints, cuts: Ints) -> Ints:
         """Rows that were known already."""

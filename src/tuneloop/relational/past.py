@@ -56,8 +56,7 @@ class Past:
         gap: (T,) mean days between two links of a source to the target; NaN where there are none.
         follows: (T, T) CSR, cosine of the sources that two targets have in common, the nearest of each.
         factors: (T, D), embeddings.
-        alike: by column of groups, (V, T) popularity among sources of each value, relative to that among
-            all, logarithm.
+        alike: by column of groups, (V, T) popularity among sources of each value beside that among all, logarithm.
         shares: by category column of the targets, (W + 1, V) share of each value.
         next: by category column, (V, V) how much likelier a value is after another, logarithm.
         numbers: by name, (T,), the targets' numbers, also relative to those with the same category.
@@ -199,8 +198,8 @@ def _deviation(values: Floats) -> float:
 def _embed(links: Any, rank: int) -> Matrix:
     """Embeddings of the targets: right singular vectors, found at random with power iterations.
 
-    Halko, Martinsson, Tropp, "Finding structure with randomness" (2011), algorithm 4.4. Targets without links have
-    none.
+    Halko, Martinsson, Tropp, "Finding structure with randomness" (2011), algorithm 4.4.
+    Targets without links have none.
     """
     size = links.shape[1]
     linked = np.unique(links.indices)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Predict = Callable[[Dataset, OpenTables, Examples, Examples | None, Watcher], Predictions]
 MOST_EXAMPLES = 500
 MOST_REPEATS = 5
+MOST_COPIED = 2_000_000  # rows of a table that are kept dealt
 
 
 def importance_by_table(
@@ -104,6 +105,8 @@ def dealt(
     Yields:
         The tables, valid within the `with` only.
     """
+    import ibis
+
     assert dataset.task is not None
     rng = np.random.default_rng(seed)
     entity = dataset.task.entity
@@ -121,6 +124,11 @@ def dealt(
         for key in table.foreign_keys:
             column = data[table.name][key.column]
             rows = _renamed(rows, key.column, _swapped(data, column, asked.get((key.table, key.key)), rng, brought))
+        if data.is_local and int(data[table.name].count().to_pyarrow().as_py()) <= MOST_COPIED:
+            # A model asks many times, and each time the rows would be dealt again.
+            name = ibis.util.gen_name("dealt")
+            brought.append(name)
+            rows = engine.create_table(name, rows, temp=True)
         yield OpenTables(data.engine, {**data, table.name: rows}, data.problems)
     finally:
         for name in brought:
@@ -169,7 +177,7 @@ def _swapped(
         to[order] = np.roll(order, 1)
     table = pa.table({"dealt_from": known, "dealt_to": known.take(pa.array(to))})
     name = ibis.util.gen_name("dealt")
-    found = data.engine.create_table(name, schema=ibis.schema(table.schema), temp=True)
     brought.append(name)
+    found = data.engine.create_table(name, schema=ibis.schema(table.schema), temp=True)
     data.engine.insert(name, table)
     return found

@@ -179,7 +179,9 @@ class Planner:
         counts = self._data[way.table].group_by(way.column).agg(n=lambda t: t.count())
         found = counts.agg(rows=counts.n.sum(), squares=(counts.n.cast("float64") ** 2).sum())
         sums = found.to_pyarrow().to_pylist()[0]
-        return examples * (sums["squares"] or 0) / max(sums["rows"] or 0, 1)
+        each = examples * (sums["squares"] or 0) / max(sums["rows"] or 0, 1)
+        # What several examples of one time have in common they meet once.
+        return min(each, float(times) * (sums["rows"] or 0))
 
     # -- the entity's own row
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuneloop.charts import Chart, Line, labels, line_chart, ticks
+from tuneloop.relational.scores import words_of
 
 Values = NDArray[np.float64]
 WIDTH, HEIGHT = 560, 330
@@ -83,8 +83,16 @@ def curves(found: Mapping[str, Sequence[tuple[int, float]]], metric: str, *, max
             for key in (f"{prefix}_metric_{name}", f"{prefix}_{name}")
             if (points := [point for point in found.get(key, ()) if np.isfinite(point[1])])
         ]
-        charts.append(line_chart(name, lines, mark=best))
+        charts.append(line_chart(_title(name), lines, mark=best))
     return [chart for chart in charts if chart is not None]
+
+
+def _title(name: str) -> str:
+    """A metric's name as people say it; that of a learner's own as it is."""
+    try:
+        return words_of(name)[0]
+    except KeyError:
+        return name.replace("_", " ").capitalize()
 
 
 def _base(name: str) -> str:
@@ -237,8 +245,8 @@ def confusion(true: NDArray[np.int64], chosen: NDArray[np.int64], names: Sequenc
     if len(names) > MAX_CLASSES:
         order = np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")
         top, rest = np.sort(order[: MAX_CLASSES - 1]), np.sort(order[MAX_CLASSES - 1 :])
-        groups: list[Any] = [*([at] for at in top), rest]
-        counts = np.array([[counts[np.ix_(one, other)].sum() for other in groups] for one in groups])
+        groups = [np.array([at]) for at in top] + [rest]
+        counts = np.array([[counts[one][:, other].sum() for other in groups] for one in groups])
         shown = [names[at] for at in top] + [f"{len(rest):,} others"]
     sums = np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [

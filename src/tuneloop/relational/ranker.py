@@ -15,9 +15,10 @@ from tuneloop.relational.features import Feature
 if TYPE_CHECKING:
     import lightgbm as lgb
 
-MAX_ROUNDS = 800
-PATIENCE = 60  # rounds without a better validation metric
-OBJECTIVES = ("lambdarank", "rank_xendcg", "binary")
+MAX_ROUNDS = 600
+PATIENCE = 40  # rounds without a better validation metric
+FEW = 5_000_000  # values of which threads wait for each other longer than they work
+OBJECTIVES = ("binary", "lambdarank", "rank_xendcg")
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Ranking:
 def default_ranking() -> dict[str, Any]:
     """Settings that work on most tables."""
     return {
-        "objective": "lambdarank",
-        "num_leaves": 31,
+        "objective": "binary",
+        "num_leaves": 15,
         "learning_rate": 0.05,
         "min_data_in_leaf": 50,
-        "feature_fraction": 0.5,
+        "feature_fraction": 0.3,
         "bagging_fraction": 0.8,
         "lambda_l2": 5.0,
     }
@@ -83,6 +84,7 @@ def fit_ranker(
         "force_col_wise": True,
         "verbosity": -1,
         "cat_smooth": 20,
+        "num_threads": 1 if train.values.size < FEW else 0,
     }
     data = library.Dataset(
         train.values,

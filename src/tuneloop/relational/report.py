@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "Facts", "terminal", "write_report"]
 
 MOST_IMPORTANCES = 25
+LEAST_SHARE = 0.0005  # what is shown as 0.1 % at least
 MOST_RUNS = 50
 MAIN_SETTINGS = 6
 _COLOURS = ("var(--blue)", "var(--green)", "var(--orange)")
@@ -124,7 +125,7 @@ def _page(facts: Facts, measured: list[Score], plots: list[Plot | Chart], taken:
         plots=[plot for plot in plots if isinstance(plot, Plot)],
         charts=[plot for plot in plots if isinstance(plot, Chart)],
         confusion=taken,
-        importances=facts.importances[:MOST_IMPORTANCES],
+        importances=[each for each in facts.importances[:MOST_IMPORTANCES] if each.share >= LEAST_SHARE],
         importances_total=len(facts.importances),
         by_table=facts.by_table,
         largest=largest or 1.0,
@@ -184,7 +185,7 @@ def _by_k(facts: Facts, predictions: Links) -> Chart | None:
         )
         for name, colour in zip(LINK_METRICS, _COLOURS, strict=True)
     ]
-    return line_chart("By the number of links looked at", lines)
+    return line_chart("The first links", lines)
 
 
 def _signed(value: float) -> str:

@@ -134,7 +134,7 @@ def said(task: NodeTask | LinkTask, classes: tuple[str, ...]) -> str:
     elif task.task_type == "multilabel_classification":
         what = f"which of {len(classes):,} labels {task.label_column} holds"
     else:
-        what = f"the number {task.label_column}"
+        what = f"what {task.label_column} comes to"
     when = "" if task.time_column is None else f", as of its {task.time_column}"
     return f"For a row of {entity.table} ({entity.column}){when}: {what}{ahead}."
 
@@ -145,6 +145,7 @@ def span_words(task: NodeTask | LinkTask) -> str:
 
     from tuneloop.relational.schema import Duration
 
+    assert task.horizon is not None
     return str(TypeAdapter(Duration).dump_python(task.horizon, mode="json")).removeprefix("1 ")
 
 
