@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.links import ARTICLES, CUSTOMERS, POPULAR, SPLITS, bought_pairs, habit_tables, opened, write_habits
 from support.tables import START
 from tuneloop.errors import InvalidInput
-from tuneloop.relational import Dataset
+from tuneloop.relational import Dataset, boosted_links
 from tuneloop.relational.boosted_links import BoostedLinks, FittedBoostedLinks
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Folds, Links, Run, Silent, learners_for
@@ -193,6 +193,17 @@ def test_fitting_again_learns_from_validation_too(tmp_path: Path) -> None:
         test = examples["test"].labels
         assert measure_links("map_at_5", test, first) > 0.2
         assert np.array_equal(first.scores, second.scores)
+
+
+def test_features_in_files_are_the_same(
+    habits: tuple[dict[str, Any], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, run = habits
+    monkeypatch.setattr(boosted_links, "MAX_IN_MEMORY", 10)
+    again = learnt(document, tmp_path)
+    assert list(tmp_path.glob("*.npy"))
+    assert again.value == run.value
+    assert again.predictions.keys.equals(run.predictions.keys)
 
 
 def test_pairs_and_lists_read_alike(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def made_up(folder: Path, task_type: str, rows: int = 240, words: str = "mean pr
             Attempt("gnn", None, 3.0, {}, "failed"),
         ],
         curves={
+            "learning_rate": [(n, 0.1) for n in range(60)],
+            "seconds": [(0, 3.0)],
+            "val_metric_other": [(0, 3.0)],
             "train_loss": [(n, 1 / n) for n in range(1, 60)],
             "val_loss": [(n, 1 / n + n / 400) for n in range(1, 60)],
             f"val_metric_{dataset.task.evaluation_metric}": [(n, 0.6 + n / 700 - n * n / 50000) for n in range(1, 60)],

@@ -14,6 +14,7 @@ from tuneloop.client import Health, Task
 from tuneloop.demo import results
 from tuneloop.demo.forecasts import Forecast, Forecasts
 from tuneloop.demo.journey import ALIAS, MODEL, Journey, Outcome
+from tuneloop.demo.predictions import CHURN_DAYS
 from tuneloop.demo.shop import Shop
 
 _LABEL = 25
@@ -115,7 +116,7 @@ class Display:
         """How good the models of tables are, and what they say."""
         for forecast in (leaves, buys):
             self._console.print(f"[green]✓[/] registered  [bold]{forecast.model}[/]  {escape(forecast.detail)}")
-        table = Table(title="the likeliest to buy nothing in the next 60 days, and what they would buy")
+        table = Table(title=f"the likeliest to buy nothing in the next {CHURN_DAYS} days, and what they would buy")
         table.add_column("customer")
         table.add_column("leaves", justify="right")
         table.add_column("bought last")

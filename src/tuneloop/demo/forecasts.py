@@ -2,35 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tuneloop.client import Client, Job, Task
 from tuneloop.demo.journey import DemoError
+from tuneloop.demo.predictions import CHURN_DAYS, PURCHASE_DAYS
 from tuneloop.demo.shop import Shop
 from tuneloop.relational.dataset import Dataset
-from tuneloop.relational.schema import CandidateKey, ForeignKey, LinkTask, NodeTask, Table
+from tuneloop.relational.schema import SPLITS, CandidateKey, ForeignKey, LinkTask, NodeTask, Splits, Table
 
 # Small enough for a laptop: boosted trees alone, a few settings.
 SETTINGS: dict[str, Any] = {"max_runs": 3, "max_minutes": 1.0, "learners": ["boosted"]}
 CHURN, PURCHASES = "churn", "next-purchases"
 _CUSTOMER = ForeignKey("customer_id", link_to="customers.customer_id")
 _ARTICLE = ForeignKey("article_id", link_to="articles.article_id")
-_LEAVES = """
-    SELECT t.timestamp, c.customer_id, NOT EXISTS (
-        SELECT 1 FROM transactions x WHERE x.customer_id = c.customer_id
-        AND x.t_dat > t.timestamp AND x.t_dat <= t.timestamp + {horizon}) AS churn
-    FROM timestamps t, customers c WHERE EXISTS (
-        SELECT 1 FROM transactions x WHERE x.customer_id = c.customer_id
-        AND x.t_dat > t.timestamp - {horizon} AND x.t_dat <= t.timestamp)
-"""
-_BUYS = """
-    SELECT t.timestamp, x.customer_id, list(DISTINCT x.article_id ORDER BY x.article_id) AS article_id
-    FROM timestamps t JOIN transactions x ON x.t_dat > t.timestamp AND x.t_dat <= t.timestamp + {horizon}
-    WHERE EXISTS (
-        SELECT 1 FROM transactions y WHERE y.customer_id = x.customer_id AND y.t_dat <= t.timestamp)
-    GROUP BY ALL
-"""
 
 
 def shop_tables(folder: Path) -> list[Table]:
@@ -40,8 +27,18 @@ def shop_tables(folder: Path) -> list[Table]:
         return str(folder / f"{name}.parquet")
 
     return [
-        Table("customers", source=source("customers"), candidate_keys=[CandidateKey("customer_id")]),
-        Table("articles", source=source("articles"), candidate_keys=[CandidateKey("article_id")]),
+        Table(
+            "customers",
+            source=source("customers"),
+            time_column="joined",
+            candidate_keys=[CandidateKey("customer_id")],
+        ),
+        Table(
+            "articles",
+            source=source("articles"),
+            time_column="launched",
+            candidate_keys=[CandidateKey("article_id")],
+        ),
         Table(
             "transactions",
             source=source("transactions"),
@@ -63,15 +60,15 @@ def shop_tables(folder: Path) -> list[Table]:
 
 
 def churn(folder: Path) -> Dataset:
-    """Which of the customers who bought in the last 60 days will buy nothing in the next 60?"""
+    """Which of the customers who bought of late will buy nothing in the next 60 days?"""
     task = NodeTask(
         "churn",
         task_type="binary_classification",
         target_entity=_CUSTOMER,
         time_column="timestamp",
         label_column="churn",
-        horizon="60 days",  # type: ignore[arg-type]  # pydantic reads it
-        template=_LEAVES,
+        horizon=timedelta(days=CHURN_DAYS),
+        source=_splits(folder / "churn"),
     )
     return Dataset("shop", tables=shop_tables(folder), task=task)
 
@@ -84,11 +81,16 @@ def purchases(folder: Path) -> Dataset:
         source_entity=_CUSTOMER,
         target_entity=_ARTICLE,
         time_column="timestamp",
-        horizon="30 days",  # type: ignore[arg-type]  # pydantic reads it
-        template=_BUYS,
+        horizon=timedelta(days=PURCHASE_DAYS),
+        source=_splits(folder / "purchases"),
         evaluation_metric="map_at_12",
     )
     return Dataset("shop", tables=shop_tables(folder), task=task)
+
+
+def _splits(folder: Path) -> Splits:
+    train, validation, test = (str(folder / f"{split}.parquet") for split in SPLITS)
+    return Splits(train=train, validation=validation, test=test)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Forecasts:
     def write_tables(self) -> None:
         """Write the shop's tables as files, which the client sends where the service cannot see them."""
         self._shop.write_tables(self._folder)
+        self._shop.write_splits(self._folder)
 
     def fit(self, name: str, dataset: Dataset, callback: Callable[[Task], None]) -> Forecast:
         """Fit and register; what an earlier demo fitted is taken as it is.
@@ -158,12 +161,12 @@ class Forecasts:
         return found.text.partition(".")[0]
 
     def _active(self) -> list[str]:
-        """Customers who bought in the shop's last 60 days."""
+        """Customers who bought of late."""
         history, ids = self._shop.history, self._shop.customers.ids
         recent = {
             int(who)
             for who, day in zip(history.customer, history.day, strict=True)
-            if day >= self._shop.parameters.days - 60
+            if day >= self._shop.parameters.days - CHURN_DAYS
         }
         return [ids[who] for who in sorted(recent)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_EXAMPLES = 20_000  # to learn from
 MAX_CANDIDATES = 400_000  # to learn from, negative ones drawn
 MIN_COLD = 200  # training examples without earlier links: of fewer their order is not learnt
+MAX_IN_MEMORY = 5000  # validation examples; the features of more lie in files
 MAX_STOPPING = 1000  # examples to stop early by
 _LISTED = 50  # importances
 
@@ -144,7 +145,7 @@ class BoostedLinks(Learner):
     def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
         assert isinstance(dataset.task, LinkTask)
         self._dataset, self._data, self._folds, self._seed = dataset, data, folds, seed
-        self._task = dataset.task
+        self._task, self._work_dir = dataset.task, work_dir
 
     def prepare(self, watcher: Watcher) -> None:
         """Read the rows, and compute the candidates of all examples.
@@ -160,7 +161,10 @@ class BoostedLinks(Learner):
         train = _sample(self._folds.train, MAX_EXAMPLES, rng)
         batches = list(self._world.batches(train, watcher, thin=_thin(len(train), rng)))
         self._train = _Held(train, batches)
-        self._validation = _Held(self._folds.validation, list(self._world.batches(self._folds.validation, watcher)))
+        held = enumerate(self._world.batches(self._folds.validation, watcher))
+        spill = len(self._folds.validation) > MAX_IN_MEMORY
+        in_files = [_spilled(each, self._work_dir / f"validation-{at}.npy") if spill else each for at, each in held]
+        self._validation = _Held(self._folds.validation, in_files)
         ranking = self._train.ranking()
         if ranking is None:
             raise InvalidInput(
@@ -256,6 +260,12 @@ def _sample(examples: Examples, most: int, rng: np.random.Generator) -> Examples
     if len(examples) <= most:
         return examples
     return examples.take(np.sort(rng.choice(len(examples), most, replace=False)))
+
+
+def _spilled(batch: Batch, path: Path) -> Batch:
+    """A batch whose features lie in a file."""
+    np.save(path, batch.values)
+    return replace(batch, values=np.load(path, mmap_mode="r"))
 
 
 def _thin(examples: int, rng: np.random.Generator) -> Thin:

@@ -29,6 +29,7 @@ VOCABULARY = 256
 MIN_COUNT = 3  # a value found less often is one of the others
 MIN_ROWS_PER_CODE = 30.0  # integers found so often each are looked at as categories, too
 QUANTILES = 8
+CLOCK = 0.99
 _STYPES = {
     "number": stype.numerical,
     "category": stype.categorical,
@@ -156,12 +157,32 @@ def fit_encoding(
     for name, rows in graph.tables.items():
         types = dict(columns[name]) if name != LABELS else {"label": _label_type(task_type)}
         known = rows.columns.slice(0, int(np.searchsorted(rows.times, until, side="right")))
-        read = [column for each, kind in types.items() for column in _fit(each, kind, known[each], text_size)]
+        read = [
+            column
+            for each, kind in types.items()
+            if not (rows.timed and kind in ("integer", "float") and _is_clock(known[each]))
+            for column in _fit(each, kind, known[each], text_size)
+        ]
         order = list(_STYPES)
         read.sort(key=lambda column: order.index(column.kind))
         own = ("",) if rows.timed else ()
         found[name] = TableEncoding(tuple(read), (*own, *(each for each, kind in types.items() if kind == "datetime")))
     return found
+
+
+def _is_clock(values: pa.ChunkedArray) -> bool:
+    """Whether numbers only tell the time, such as years: later ones are like none that was learnt from.
+
+    By the rank correlation with the rows' order, which is that of time.
+    """
+    from scipy.stats import rankdata
+
+    numbers = _numbers(values)
+    numbers = numbers[np.isfinite(numbers)]
+    if len(numbers) < 10 or numbers[0] == numbers[-1]:
+        return False
+    ranks = rankdata(numbers)
+    return bool(abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) > CLOCK)
 
 
 def _label_type(task_type: NodeTaskType | None) -> ColumnType:

@@ -176,7 +176,7 @@ class GnnNodes(Learner):
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples, stopping early by the validation examples."""
-        params = self.defaults() | params
+        params = {**self.defaults(), **params}
         reading, world, model = self._world(params["text"])
         target = Target.of(self._task, self._folds.train)
         train, held = (
@@ -195,7 +195,7 @@ class GnnNodes(Learner):
 
     def refit(self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher) -> GnnFitted:
         """Fit on training and validation examples together, as long as `fit` found best."""
-        params = self.defaults() | params
+        params = {**self.defaults(), **params}
         reading, world, model = self._world(params["text"])
         # The validation examples' own cut-offs are what test examples will meet: here they see all up to their times.
         validation = self._folds.validation

@@ -43,9 +43,13 @@ class TableEncoder(nn.Module):
         chosen = {kind: each for kind, each in encoders.items() if kind in names}
         self.columns = StypeWiseFeatureEncoder(COLUMN_CHANNELS, encoding.stats, names, chosen)
         self.mix = nn.Linear(COLUMN_CHANNELS * len(encoding.columns), channels)
+        # PyTorch Frame starts with numbers that are hardly heard beside categories, which are only noise at first.
         for name, weights in self.columns.named_parameters():
-            if "weight" in name and "emb" not in name:
-                nn.init.normal_(weights, std=0.1)  # PyTorch Frame's own start is too small to be heard
+            if "emb" in name:
+                nn.init.normal_(weights, std=0.1)
+                nn.init.zeros_(weights[0])  # of null
+            elif "weight" in name:
+                nn.init.normal_(weights, std=0.4)
 
     def forward(self, frame: TensorFrame) -> Tensor:
         """(N, C)."""
@@ -63,6 +67,7 @@ class Clock(nn.Module):
 
     def __init__(self, scales: Sequence[float]) -> None:
         super().__init__()
+        self.scales: Tensor
         self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32))
         self.size = len(scales) + 2
 
@@ -134,7 +139,7 @@ class Network(nn.Module):
         self.context = nn.ModuleDict({self._names[name]: nn.Linear(size, channels) for name, size in context.items()})
         self.start = nn.ModuleDict({each: nn.LayerNorm(channels) for each in self._names.values()})
         self.layers = nn.ModuleList(
-            Layer(self._edge_types(), self._names.values(), channels, dropout) for _ in range(hops)
+            Layer(self._edge_types(), list(self._names.values()), channels, dropout) for _ in range(hops)
         )
         self.neck = nn.Sequential(
             nn.Linear(channels * (hops + 1) + example, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Dropout(dropout)

@@ -71,20 +71,24 @@ class Plot:
 
 def curves(found: Mapping[str, Sequence[tuple[int, float]]], metric: str, *, maximise: bool) -> list[Chart]:
     """A chart of each metric that was followed, the one that decides first; a mark where it is best."""
-    names = list(dict.fromkeys(_base(name) for name in found if name != "learning_rate"))
+    found = {name: kept for name, points in found.items() if len(kept := _finite(points)) > 1}
+    names = list(dict.fromkeys(_base(name) for name in found if name.startswith(("train_", "val_"))))
     names.sort(key=lambda name: (name != metric, name != "loss"))
-    deciding = names[0] if names else ""
-    best = _best(found, deciding, maximise=maximise if deciding == metric else deciding != "loss" and maximise)
+    best = _best(found, names[0], maximise=maximise and names[0] != "loss") if names else None
     charts = []
     for name in names[:MAX_CHARTS]:
         lines = [
-            Line(words, points, colour)
+            Line(words, found[key], colour)
             for prefix, words, colour in (("train", "training", _TRAIN), ("val", "validation", _VALIDATION))
             for key in (f"{prefix}_metric_{name}", f"{prefix}_{name}")
-            if (points := [point for point in found.get(key, ()) if np.isfinite(point[1])])
+            if key in found
         ]
         charts.append(line_chart(_title(name), lines, mark=best))
     return [chart for chart in charts if chart is not None]
+
+
+def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [point for point in points if np.isfinite(point[1])]
 
 
 def _title(name: str) -> str:
@@ -100,9 +104,7 @@ def _base(name: str) -> str:
 
 
 def _best(found: Mapping[str, Sequence[tuple[int, float]]], name: str, *, maximise: bool) -> float | None:
-    points = [
-        point for key in (f"val_metric_{name}", f"val_{name}") for point in found.get(key, ()) if np.isfinite(point[1])
-    ]
+    points = [point for key in (f"val_metric_{name}", f"val_{name}") for point in found.get(key, ())]
     if not points:
         return None
     return float((max if maximise else min)(points, key=lambda point: point[1])[0])

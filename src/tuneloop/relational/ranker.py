@@ -40,10 +40,10 @@ def default_ranking() -> dict[str, Any]:
     """Settings that work on most tables."""
     return {
         "objective": "binary",
-        "num_leaves": 15,
-        "learning_rate": 0.05,
+        "num_leaves": 31,
+        "learning_rate": 0.08,
         "min_data_in_leaf": 50,
-        "feature_fraction": 0.3,
+        "feature_fraction": 0.4,
         "bagging_fraction": 0.8,
         "lambda_l2": 5.0,
     }

@@ -17,8 +17,7 @@ from tuneloop.relational.graph import Graph, Ints, Link
 
 Hashes = NDArray[np.uint64]
 Strategy = Literal["last", "uniform"]
-# From the second hop on only so many nodes of a table, the first that were reached, lead to rows that link to them: a
-# season's races would otherwise bring all that ever happened in them.
+# From the second hop on only so many nodes of a table, the first that were reached, lead to rows that link to them.
 WIDTH = 2
 
 
@@ -159,7 +158,7 @@ class Sampler:
         """All that is one edge away: table, link, direction, nodes, and the places they were reached from."""
         found: list[tuple[str, int, bool, _Front, Ints]] = []
         for name, nodes in front.items():
-            places = np.flatnonzero(nodes.rows >= 0) if hop == 0 else _first_few(nodes.examples, WIDTH)
+            places = self._leading_down(name, nodes, hop)
             downwards = 0
             for number, link in enumerate(self._graph.links):
                 if link.child == name:
@@ -171,6 +170,16 @@ class Sampler:
                     found.append((link.child, number, False, each, at))
                     downwards += 1
         return found
+
+    def _leading_down(self, name: str, nodes: _Front, hop: int) -> Ints:
+        """The nodes whose children are looked at: all entities, later a few of each table and example.
+
+        An event that a row is part of, a race of a result, does not lead to all else that was part of it.
+        """
+        if hop == 0:
+            return np.flatnonzero(nodes.rows >= 0)
+        places = _first_few(nodes.examples, WIDTH)
+        return places[nodes.arrived[places] >= 0] if self._graph.tables[name].timed else places
 
     def _down(
         self, link: Link, number: int, nodes: _Front, places: Ints, known: Ints, fan_out: int

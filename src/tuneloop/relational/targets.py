@@ -73,8 +73,9 @@ class Target:
         if self.task_type == "binary_classification":
             return functional.binary_cross_entropy_with_logits(outputs[:, 0], labels.float(), reduction="none")
         scaled = ((labels - self.centre) / self.scale).float()
-        chosen = functional.smooth_l1_loss if self.absolute else functional.mse_loss
-        return chosen(outputs[:, 0], scaled, reduction="none", **({"beta": 0.1} if self.absolute else {}))
+        if self.absolute:
+            return functional.smooth_l1_loss(outputs[:, 0], scaled, reduction="none", beta=0.1)
+        return functional.mse_loss(outputs[:, 0], scaled, reduction="none")
 
     def predictions(self, outputs: Tensor) -> NDArray[np.float64]:
         """Probabilities or numbers, (N,) or (N, C)."""
@@ -94,4 +95,4 @@ class Target:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Target:
         """What `document` gave."""
-        return cls(**(document | {"classes": tuple(document["classes"])}))
+        return cls(**{**document, "classes": tuple(document["classes"])})

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tuneloop.relational.graph import Ints
 from tuneloop.relational.learner import Watcher
@@ -103,7 +102,7 @@ class Trainer:
         self._rng = np.random.default_rng([seed, 7])
         torch.manual_seed(seed)
         self._network = make_network(world, target.outputs, params)
-        self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        self._average = make_network(world, target.outputs, params)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
         )
@@ -121,18 +120,18 @@ class Trainer:
             self._watcher.progress("training", epoch=epoch, epochs=epochs)
             metrics = self._epoch(train, epoch)
             if validation is not None and held is not None:
-                outputs, _ = apply(self._average.module, self._world, held, self._pulse)
+                outputs, _ = apply(self._average, self._world, held, self._pulse)
                 value = self._judge(outputs, validation.numbers)
                 loss = float(self._target.loss(outputs, validation.numbers).mean())
                 metrics |= {"val_loss": loss, f"val_metric_{self._metric}": value}
                 gain = -loss if np.isnan(value) else value if self._maximise else -value
                 if gain > best:
-                    best, best_epoch, chosen = gain, epoch, _copy(self._average.module)
+                    best, best_epoch, chosen = gain, epoch, _copy(self._average)
             self._watcher.report(metrics, step=epoch)
             if validation is not None and epoch - best_epoch >= self._params["patience"]:
                 break
         network = make_network(self._world, self._target.outputs, self._params)
-        network.load_state_dict(chosen or _copy(self._average.module))
+        network.load_state_dict(chosen or _copy(self._average))
         return network, best_epoch or epochs
 
     def _epoch(self, train: Lesson, epoch: int) -> dict[str, float]:
@@ -150,16 +149,23 @@ class Trainer:
             weights = torch.from_numpy(train.weights[at])
             loss = (self._target.loss(found, train.numbers[at]) * weights).sum() / weights.sum()
             self._optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
             self._optimizer.step()
-            self._average.update_parameters(self._network)
+            self._follow()
             self._steps += 1
             total += float(loss.detach()) * len(at)
             outputs.append(found.detach())
             self._pulse()
         value = self._judge(torch.cat(outputs), train.numbers[order])
         return {"train_loss": total / len(order), f"train_metric_{self._metric}": value, "learning_rate": rate}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights, of which the first are soon forgotten."""
+        share = max(1.0 - AVERAGED, 1.0 / (self._steps + 1))
+        for mean, now in zip(self._average.parameters(), self._network.parameters(), strict=True):
+            mean.lerp_(now, share)
 
     def _order(self, count: int) -> Ints:
         """The examples of an epoch: all, few of them several times, of very many some."""
