@@ -19,7 +19,16 @@ from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.sources import Sources
 
 pytest.importorskip("torch_geometric")
-QUICK = {"channels": 16, "epochs": 4, "patience": 4, "batch_size": 64, "learning_rate": 1e-2, "dropout": 0.0}
+QUICK = {
+    "channels": 16,
+    "hops": 2,
+    "epochs": 4,
+    "patience": 4,
+    "anonymity": 0.0,
+    "batch_size": 64,
+    "learning_rate": 1e-2,
+    "dropout": 0.0,
+}
 LATER = np.datetime64(START + timedelta(days=200), "us")
 
 
@@ -71,7 +80,7 @@ def learnt(document: dict[str, Any], folder: Path, **params: Any) -> tuple[Any, 
         learner = learners_for(dataset)["gnn"](dataset, tables, folds, seed=0, work_dir=folder)
         learner.prepare(Silent())
         listener = Listener()
-        run = learner.fit(QUICK | params, seed=0, watcher=listener)
+        run = learner.fit({**QUICK, **params}, seed=0, watcher=listener)
         stored = folder / "stored"
         stored.mkdir()
         run.fitted.save(stored)
