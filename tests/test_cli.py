@@ -109,7 +109,7 @@ def test_the_commands_are_those_that_the_documentation_names():
         "items import", "sessions import", "forget", "batch release", "batch list",
         "tune", "wait", "tasks", "cancel", "restart", "methods",
         "models list", "models show", "models register", "models alias", "embed", "embed-items", "rank",
-        "relational show", "relational validate",
+        "relational show", "relational validate", "relational fit", "relational predict", "log",
     }  # fmt: skip
 
 
@@ -510,3 +510,21 @@ def test_problems_of_a_dataset_are_told_with_their_fix(run: Run, tmp_path: Path)
     assert "transactions.tdat" in found and "did you mean t_dat?" in found
     (problem,) = json.loads(run("relational", "validate", "shop.yaml", "--json", status=1).stdout)
     assert (problem["table"], problem["column"]) == ("transactions", "tdat")
+
+
+def test_learning_from_tables_is_asked_for(run: Run, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    file = str(tmp_path / "shop.yaml")
+    Dataset.parse(write_shop(tmp_path / "mine")).save(file)
+    asked = json.loads(run("relational", "fit", file, "--set", "max_runs=2", "--no-wait", "--json").stdout)
+    assert (asked["kind"], asked["status"], asked["settings"]) == ("relational", "pending", {"max_runs": 2})
+    assert re.search(rf"{asked['id']} +pending .* relational shop/churn", run("tasks").stdout)
+    assert run("log", asked["id"]).stdout == ""
+    assert json.loads(run("log", asked["id"], "--json").stdout)["lines"] == []
+    run("cancel", asked["id"])
+    assert "hops" in run("relational", "fit", file, "--set", "hops=3", status=1).stderr
+    run("relational", "fit", file, "--no-wait", "--register", "churn", status=2)
+    write_shop(tmp_path / "mine", customers=lambda c: c | {"customer_id": ["c0"] * len(c["age"])})
+    wrong = run("relational", "fit", file, "--no-wait", status=1)
+    assert "customers.customer_id is a candidate key with 59 duplicates" in wrong.stderr
+    assert len(client.tasks()) == 1

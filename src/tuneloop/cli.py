@@ -3,10 +3,11 @@
 Every import that takes time stands inside the command that needs it, so that help and errors come at once.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,11 +18,15 @@ from tuneloop.service.commands import (
     Json,
     OneLineErrors,
     Url,
+    check_set,
     confirm,
     connect,
     existing_file,
+    is_bad_end,
     load_settings,
+    parse_set,
     remote,
+    watch,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
         Ranking,
         Registered,
         Task,
+        TaskLog,
     )
 
 SERVICE, DATA, LEARNING, MODELS = "Service", "Data", "Learning", "Models"
@@ -257,47 +263,8 @@ def list_batches(client: "Client") -> "list[Batch]":
 # -- learning
 
 
-def _over(task: "Task") -> int:
-    """Exit status 1 when a task came to a bad end."""
-    return int(task.status in ("error", "canceled"))
-
-
-def _watch(client: "Client", task_id: str) -> "Task":
-    """Show a task until it is over. Ctrl-C leaves the task alone."""
-    from tuneloop.service import live, terminal
-
-    try:
-        with live.watch_task() as update:
-            return client.wait(task_id, callback=update)
-    except KeyboardInterrupt:
-        terminal.say(f"Task {task_id} goes on. Watch it again: `tuneloop wait {task_id}`")
-        terminal.say(f"Stop it: `tuneloop cancel {task_id}`")
-        raise typer.Exit(130) from None
-
-
-def _check_set(values: list[str] | None) -> list[str] | None:
-    """Refuse what is not `key=value`."""
-    for entry in values or []:
-        key, equals, _ = entry.partition("=")
-        if not (key and equals):
-            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE")
-    return values
-
-
-def _parse_set(values: list[str] | None) -> dict[str, Any]:
-    """`key=value` options as settings: a value is JSON where it can be read so, and text otherwise."""
-    settings: dict[str, Any] = {}
-    for entry in values or []:
-        key, _, value = entry.partition("=")
-        try:
-            settings[key] = json.loads(value)
-        except ValueError:
-            settings[key] = value
-    return settings
-
-
 @app.command(rich_help_panel=LEARNING)
-@remote("show_task", patient=True, status=_over)
+@remote("show_task", patient=True, status=is_bad_end)
 def tune(
     client: "Client",
     method: Annotated[str, typer.Option(help="Name of the method.")] = "Default Fine Tuning Method",
@@ -306,7 +273,7 @@ def tune(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.", callback=_check_set),
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.", callback=check_set),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show the task until it is over.")] = False,
 ) -> "Task":
@@ -317,18 +284,18 @@ def tune(
 
     Example: `tuneloop tune --set max_runs=4 --set max_minutes=10 --wait`
     """
-    task = client.create_task(method, batch_id=batch, settings=_parse_set(settings))
-    return _watch(client, task.id) if wait else task
+    task = client.create_task(method, batch_id=batch, settings=parse_set(settings))
+    return watch(client, task.id) if wait else task
 
 
 @app.command(rich_help_panel=LEARNING)
-@remote("show_task", patient=True, status=_over)
+@remote("show_task", patient=True, status=is_bad_end)
 def wait(client: "Client", task_id: TaskId) -> "Task":
     """Show a task until it is over; exit status 0 when it is done, and 1 otherwise. Ctrl-C leaves it running.
 
     Example: `tuneloop wait 65844c019fa7cf0957d04758`
     """
-    return _watch(client, task_id)
+    return watch(client, task_id)
 
 
 @app.command(rich_help_panel=LEARNING)
@@ -344,6 +311,26 @@ def tasks(
     Example: `tuneloop tasks --status error`
     """
     return client.get_task(task_id) if task_id is not None else client.tasks(status=status, limit=limit)
+
+
+@app.command("log", rich_help_panel=LEARNING)
+@remote("show_log")
+def task_log(
+    client: "Client",
+    task_id: TaskId,
+    after: Annotated[str | None, typer.Option(help="Begin after this cursor, the `next` of --json.")] = None,
+) -> "TaskLog":
+    """Print what a task printed so far; `tuneloop wait` follows it.
+
+    Example: `tuneloop log 65844c019fa7cf0957d04758`
+    """
+    lines: list[str] = []
+    following = after
+    while True:
+        page = client.task_log(task_id, after=following)
+        lines, following = [*lines, *page.lines], page.next
+        if not page.lines:
+            return dataclasses.replace(page, lines=tuple(lines))
 
 
 @app.command(rich_help_panel=LEARNING)
@@ -450,7 +437,7 @@ def embed(
 
 
 @app.command("embed-items", rich_help_panel=MODELS)
-@remote("show_task", patient=True, status=_over)
+@remote("show_task", patient=True, status=is_bad_end)
 def embed_items(
     client: "Client",
     model: ModelRef,
@@ -471,7 +458,7 @@ def embed_items(
         raise typer.BadParameter(f"there is no folder {str(output.parent)!r}")
     task = client.embed_items(model)
     if wait or output is not None:
-        task = _watch(client, task.id)
+        task = watch(client, task.id)
     if output is not None and task.status == "done":
         from tuneloop.service import terminal
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tuneloop.errors import InvalidInput
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     cache_max_gb: float = Field(10, gt=0, description="Disk space for the encoder caches, in GiB.")
     table_roots: str = Field("", description="Folders that tables are read from, separated as in PATH.")
     table_connections: str = Field("", description="Databases that tables are read from: name=URL, by spaces.")
+    table_writable: str = Field("", description="Connections that tables are written to, by names, by spaces.")
     table_memory_gb: float = Field(4, gt=0, description="Memory that reading tables may take, in GiB.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much the parts log.")
 
@@ -58,6 +59,20 @@ class Settings(BaseSettings):
     @classmethod
     def _connections_parse(cls, value: str) -> str:
         _parse_connections(value)
+        return value
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The names of the databases that tables are written to."""
+        return tuple(self.table_writable.split())
+
+    @field_validator("table_writable")
+    @classmethod
+    def _writable_known(cls, value: str, info: ValidationInfo) -> str:
+        known = _parse_connections(info.data.get("table_connections", ""))
+        for name in value.split():
+            if name not in known:
+                raise ValueError(f"TUNELOOP_TABLE_WRITABLE names {name!r}, which TUNELOOP_TABLE_CONNECTIONS does not")
         return value
 
     @cached_property
@@ -74,6 +89,11 @@ class Settings(BaseSettings):
     def uploads_dir(self) -> Path:
         """Where the tables lie that clients sent."""
         return self.data_dir.absolute() / "uploads"
+
+    @property
+    def predictions_dir(self) -> Path:
+        """Where predictions lie that are to be downloaded."""
+        return self.data_dir.absolute() / "predictions"
 
     @cached_property
     def keys(self) -> tuple[ApiKey, ...]:

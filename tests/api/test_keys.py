@@ -25,6 +25,7 @@ INFER = {
     ("POST", "/v1/embeddings"),
     ("POST", "/api/v1/models/{name}/versions/{version}/embed"),
     ("POST", "/api/v1/models/{name}/versions/{version}/rank"),
+    ("POST", "/api/v1/models/{name}/versions/{version}/predict"),
 }
 MORE = {("GET", "/docs"), ("GET", "/docs/assets/swagger-ui.css"), ("GET", "/openapi.json")} | {
     (method, path) for method in ("GET", "POST", "PUT", "DELETE", "PATCH") for path in ("/", "/nothing", "/v1/nothing")

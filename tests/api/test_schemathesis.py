@@ -39,6 +39,7 @@ BEYOND = {
     ("/api/v1/fine-tuning/task", positive_data_acceptance),
     ("/api/v1/items", positive_data_acceptance),
     ("/api/v1/relational/validate", positive_data_acceptance),
+    ("/api/v1/relational/task", positive_data_acceptance),
     ("/api/v1/relational/upload", positive_data_acceptance),
     ("/api/v1/clickstream/sessions/import", negative_data_rejection),
 }

@@ -230,8 +230,8 @@ def test_requests_at_once_load_a_model_once(inference: Inference, shop: str, mon
     from tuneloop.models import cache
 
     loads: list[Path] = []
-    load = cache.load_encoder
-    monkeypatch.setattr(cache, "load_encoder", lambda folder: loads.append(folder) or load(folder))
+    load = cache.load_model
+    monkeypatch.setattr(cache, "load_model", lambda folder: loads.append(folder) or load(folder))
     with ThreadPoolExecutor(8) as pool:
         vectors = list(pool.map(lambda _: inference.embed(shop, "1", TEXTS, "query")[0], range(16)))
     assert len(loads) == 1

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from support.tables import START, shop_tables, write_shop
 from tuneloop.relational import Dataset
-from tuneloop.relational.examples import Examples
+from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.features import Computer, Features
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.plan import Plan
-from tuneloop.relational.prepare import NodePreparation, aged_copies
+from tuneloop.relational.prepare import aged_copies, compute_features, plan_features
 from tuneloop.relational.sources import Sources
 
 DAY = np.timedelta64(1, "D")
@@ -35,16 +35,25 @@ def opened(document: dict[str, Any]) -> Iterator[tuple[Dataset, OpenTables]]:
         yield dataset, tables
 
 
-def prepared(dataset: Dataset, tables: OpenTables) -> NodePreparation:
-    splits = {name: tables[f"task.{name}"] for name in ("train", "validation", "test")}
-    return NodePreparation(dataset.tables, dataset.task, tables, splits)
+class Prepared:
+    """A plan, and what is computed by it."""
+
+    def __init__(self, dataset: Dataset, tables: OpenTables) -> None:
+        assert dataset.task is not None
+        splits = {name: tables[f"task.{name}"] for name in ("train", "validation", "test")}
+        self.examples = read_examples(dataset.task, splits)
+        self.plan = plan_features(dataset, tables, self.examples["train"])
+        self._given = dataset, tables
+
+    def compute(self, examples: Examples, labelled: Examples | None) -> Features:
+        return compute_features(self.plan, *self._given, examples, labelled)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodePreparation, Features, Examples]]:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prepared, Features, Examples]]:
     """The features of the shop's training examples."""
     with opened(write_shop(tmp_path_factory.mktemp("shop"))) as (dataset, tables):
-        preparation = prepared(dataset, tables)
+        preparation = Prepared(dataset, tables)
         train = preparation.examples["train"]
         labelled = train + preparation.examples["validation"]
         yield preparation, preparation.compute(train, labelled), train
@@ -170,7 +179,7 @@ def futures(draw: st.DrawFn) -> dict[str, list[Any]]:
 def past(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Examples, Examples, Features]:
     """A plan, the examples up to the day, all whose labels are known, and the features as they are."""
     with opened(write_shop(tmp_path_factory.mktemp("past"))) as (dataset, tables):
-        preparation = prepared(dataset, tables)
+        preparation = Prepared(dataset, tables)
         train = preparation.examples["train"]
         early = train.take(np.flatnonzero(train.times <= np.datetime64(LATER)))
         return preparation.plan, early, train, preparation.compute(early, train)
@@ -223,7 +232,7 @@ def test_an_entity_that_is_not_known_yet_says_nothing(tmp_path: Path) -> None:
         {"name": "visits", "source": str(tmp_path / "visits.parquet"), "time_column": "at", "foreign_keys": link},
     ]
     with opened(document) as (dataset, tables):
-        preparation = prepared(dataset, tables)
+        preparation = Prepared(dataset, tables)
         train = preparation.examples["train"]
         features = preparation.compute(train, train)
     known = train.times >= np.datetime64(START + timedelta(days=110))

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tuneloop.errors import InvalidInput
+from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.opening import open_tables
-from tuneloop.relational.sources import Sources
+from tuneloop.relational.sources import Sources, is_path, split_path
 from tuneloop.relational.uploads import Uploads, digest_of
 
 
@@ -67,6 +68,41 @@ def test_nothing_outside_the_roots_is_read(root: Path, source: str) -> None:
 def test_what_is_no_table_is_refused(root: Path, source: str, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem):
         Sources(roots=[root]).locate(f"{root}/{source}")
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "table"),
+    [
+        ("a.parquet", "a.parquet", ""),
+        ("/srv/a:b.parquet", "/srv/a:b.parquet", ""),
+        ("2024-01-01T10:00.csv", "2024-01-01T10:00.csv", ""),
+        ("parts", "parts", ""),
+        ("x/shop.duckdb#s.a", "x/shop.duckdb", "#s.a"),
+        ("x/shop.DDB#a", "x/shop.DDB", "#a"),
+        ("c:/x/a.csv", "c:/x/a.csv", ""),
+    ],
+)
+def test_what_is_a_path(source: str, path: str, table: str) -> None:
+    assert is_path(source)
+    assert split_path(source) == (Path(path), table)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["upload:abc.parquet", "shop#customers", "shop.v2#s.t", "postgresql://u@h/d#t", "Postgresql://h/d", "s3://b/a.csv"],
+)
+def test_what_is_no_path(source: str) -> None:
+    assert not is_path(source)
+    with pytest.raises(InvalidInput):
+        Sources(roots=[Path("/")]).locate(source)
+
+
+def test_paths_of_a_document_start_at_its_folder(tmp_path: Path) -> None:
+    sources = ["a:b.csv", "x.duckdb#t", "shop.v2#t", "upload:x.csv", "postgresql://u@h/d#t", "/abs/a.csv"]
+    tables = [{"name": f"t{number}", "source": source} for number, source in enumerate(sources)]
+    Dataset.parse({"name": "d", "tables": tables}).save(tmp_path / "d.yaml")
+    here = [f"{tmp_path}/a:b.csv", f"{tmp_path}/x.duckdb#t", *sources[2:]]
+    assert [table.source for table in Dataset.load(tmp_path / "d.yaml").tables] == here
 
 
 def test_a_service_reads_databases_by_their_names_only(root: Path) -> None:

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tuneloop.errors import Conflict, NotFound
+from tuneloop.errors import Conflict, InvalidInput, NotFound
 from tuneloop.feedback.store import FeedbackStore, NewSession, Result
 from tuneloop.tasks.store import TaskStore
 
@@ -149,3 +149,67 @@ def test_embeddings_are_asked_for_once_and_release_nothing(store, feedback):
     fine_tuning = create(store)
     assert [each.id for each in store.list(kind="embed_items")] == [task.id]
     assert [each.id for each in store.waiting()] == [task.id, fine_tuning.id]
+
+
+DATASET = {"name": "shop", "tables": [{"name": "t", "source": "t.csv"}]}
+
+
+def test_the_same_request_about_tables_is_the_same_task(store):
+    checks = []
+
+    def ask(dataset=DATASET, key="k", **settings):
+        check = lambda: checks.append(key)  # noqa: E731
+        return store.create_relational(dataset=dataset, settings=settings, idempotency_key=key, check=check)
+
+    task = ask(max_runs=2)
+    assert (task.kind, task.status, task.dataset, task.settings) == ("relational", "pending", DATASET, {"max_runs": 2})
+    assert ask(max_runs=2) == task and checks == ["k"]
+    with pytest.raises(Conflict):
+        ask(max_runs=3)
+    with pytest.raises(Conflict):
+        ask(dataset={**DATASET, "name": "other"}, max_runs=2)
+    settings = {"model": "churn", "version": "1", "source": "t.csv", "output": "p.csv"}
+    predict = store.create_predict(asked={**settings, "version": "latest"}, settings=settings, idempotency_key="p")
+    moved = {**settings, "version": "2"}
+    assert store.create_predict(asked={**settings, "version": "latest"}, settings=moved, idempotency_key="p") == predict
+    with pytest.raises(Conflict):
+        store.create_predict(asked={**settings, "version": "2"}, settings=moved, idempotency_key="p")
+    assert [each.id for each in store.list(kind="predict")] == [predict.id]
+
+
+def test_what_a_check_refuses_is_not_stored(store):
+    def refuse():
+        raise NotFound("no such table")
+
+    with pytest.raises(NotFound, match="no such table"):
+        store.create_relational(dataset=DATASET, settings={}, check=refuse)
+    assert store.list() == []
+
+
+def test_a_log_is_read_on_from_a_cursor(store):
+    first, other = (store.create_relational(dataset=DATASET, settings={}) for _ in range(2))
+    assert store.log(first.id)[0] == []
+    start = store.log(first.id)[1]
+    store.append_log(first.id, 1, ["too early"])
+    for task in (first, other):
+        store.begin(task.id, 1)
+    store.append_log(first.id, 1, ["one", "two"])
+    store.append_log(other.id, 1, ["another's"])
+    store.append_log(first.id, 1, ["th\0ree", "x" * 20_000])
+    lines, after = store.log(first.id, limit=2)
+    assert lines == ["one", "two"]
+    assert store.log(first.id, after=start, limit=2) == (lines, after)
+    lines, last = store.log(first.id, after=after)
+    assert lines[0] == "three" and len(lines) == 2 and len(lines[1]) < 11_000
+    assert store.log(first.id, after=last) == ([], last)
+    store.update(first.id, 1, status="error")
+    store.restart(first.id)
+    store.begin(first.id, 2)
+    store.append_log(first.id, 1, ["from the grave"])
+    store.append_log(first.id, 2, ["again"])
+    assert store.log(first.id, after=last)[0] == ["again"]
+    with pytest.raises(NotFound):
+        store.log("0" * 24)
+    for wrong in ("nonsense!", "LTE", "Zm9v"):
+        with pytest.raises(InvalidInput, match="after"):
+            store.log(first.id, after=wrong)

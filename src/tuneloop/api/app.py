@@ -17,6 +17,7 @@ from tuneloop.api import (
     items,
     models,
     openai,
+    predictions,
     relational,
     service,
     tasks,
@@ -31,6 +32,7 @@ from tuneloop.methods.registry import discover
 from tuneloop.models.inference import Inference
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.weights import Weights
+from tuneloop.relational.outputs import Outputs
 from tuneloop.relational.sources import Sources
 from tuneloop.relational.uploads import Uploads
 from tuneloop.settings import Settings
@@ -38,7 +40,7 @@ from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.snapshots import SnapshotStore
 from tuneloop.tasks.store import TaskStore
 
-MODEL_THREADS, IMPORT_THREADS, HEALTH_THREADS = 8, 4, 8
+MODEL_THREADS, IMPORT_THREADS, TABLE_THREADS, HEALTH_THREADS = 8, 4, 2, 8
 # How long a call waits at most for an MLflow that is away, before it answers 503.
 MLFLOW_PATIENCE_SECONDS = 3.0
 
@@ -69,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (clickstream, imports, items, fine_tuning, tasks, models, relational, openai, service):
+    for room in (clickstream, imports, items, fine_tuning, tasks, models, predictions, relational, openai, service):
         app.include_router(room.router)
     app.include_router(relational.upload_router)
     docs.install(app, needs_key=bool(settings.keys))
@@ -100,9 +102,17 @@ def build_backend(settings: Settings, database: Database, metrics: Metrics) -> B
         inference=Inference(registry, settings.data_dir.absolute() / "models"),
         weights=Weights(registry.tracking),
         sources=Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir),
+        outputs=Outputs(
+            settings.predictions_dir,
+            roots=settings.roots,
+            connections=settings.connections,
+            writable=settings.writable,
+            closed=[settings.data_dir],
+        ),
         uploads=Uploads(settings.uploads_dir),
         metrics=metrics,
         model_threads=anyio.CapacityLimiter(MODEL_THREADS),
         import_threads=anyio.CapacityLimiter(IMPORT_THREADS),
+        table_threads=anyio.CapacityLimiter(TABLE_THREADS),
         health_threads=anyio.CapacityLimiter(HEALTH_THREADS),
     )

@@ -14,7 +14,7 @@ OPEN_PATHS = frozenset(("/api/v1/ping", "/healthz"))
 _INGEST = frozenset(
     f"/api/v1/clickstream/{path}" for path in ("session", "session/events", "session/irrelevant", "sessions/import")
 )
-_INFERENCE = re.compile(r"/v1/embeddings|/api/v1/models/[^/]+/versions/[^/]+/(embed|rank)")
+_INFERENCE = re.compile(r"/v1/embeddings|/api/v1/models/[^/]+/versions/[^/]+/(embed|rank|predict)")
 
 
 class Auth:
@@ -46,7 +46,7 @@ class Auth:
         if not may(key.role, scope["method"], scope["path"]):
             detail = f"a key of the role `{key.role}` may not do this"
             return await errors.answer(scope, 403, detail)(scope, receive, send)
-        scope.setdefault("state", {})["key"] = key.name
+        scope.setdefault("state", {}).update(key=key.name, role=key.role)
         return await self.app(scope, receive, send)
 
 
@@ -67,6 +67,12 @@ def may(role: Role, method: str, path: str) -> bool:
     if role == "ingest":
         return method == "POST" and path in _INGEST
     return method in ("GET", "HEAD") or (method == "POST" and _INFERENCE.fullmatch(path) is not None)
+
+
+def role_of(scope: Scope) -> Role:
+    """The role of a request that was let through; without keys everybody may do everything."""
+    role: Role = scope.get("state", {}).get("role", "admin")
+    return role
 
 
 def is_cross_site(method: str, headers: Headers) -> bool:

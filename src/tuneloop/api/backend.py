@@ -17,6 +17,7 @@ from tuneloop.methods.registry import Registry
 from tuneloop.models.inference import Inference
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.weights import Weights
+from tuneloop.relational.outputs import Outputs
 from tuneloop.relational.sources import Sources
 from tuneloop.relational.uploads import Uploads
 from tuneloop.settings import Settings
@@ -39,11 +40,13 @@ class Backend:
     inference: Inference
     weights: Weights
     sources: Sources
+    outputs: Outputs
     uploads: Uploads
     metrics: Metrics
     # Work that waits for MLflow or computes gets threads of its own, so that sessions never wait for it.
     model_threads: anyio.CapacityLimiter
     import_threads: anyio.CapacityLimiter
+    table_threads: anyio.CapacityLimiter  # few: each may take `table_memory_gb`
     health_threads: anyio.CapacityLimiter
 
 

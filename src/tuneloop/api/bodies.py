@@ -1,13 +1,15 @@
-"""Request bodies: how large they may be, and what counts as JSON."""
+"""Request bodies: how large they may be, what counts as JSON, and the settings of tasks in them."""
 
 import json
 import math
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 import anyio
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -18,6 +20,7 @@ from tuneloop.api import errors
 from tuneloop.errors import InvalidInput
 
 T = TypeVar("T")
+Schema = TypeVar("Schema", bound=BaseModel)
 
 NDJSON_TYPES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 # What may stand for a value that JSON cannot say or no store can hold: such bodies are looked through.
@@ -214,3 +217,18 @@ def _text_problem(text: str) -> str | None:
     if any(0xD800 <= ord(char) <= 0xDFFF for char in text):
         return "must not hold lone surrogates: send valid Unicode"
     return None
+
+
+def parse_settings(schema: type[Schema], settings: Mapping[str, Any]) -> Schema:
+    """The `settings` of a request by their schema.
+
+    Raises:
+        RequestValidationError: naming each setting that is wrong, as `body.settings.<field>`.
+    """
+    try:
+        return schema.model_validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**problem, "loc": ("body", "settings", *problem["loc"])} for problem in problems]
+        ) from None

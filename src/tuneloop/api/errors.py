@@ -16,6 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from tuneloop.errors import InvalidInput, TuneloopError
+from tuneloop.relational.validation import InvalidDataset
 
 MAX_PROBLEMS = 100
 MAX_TEXT = 500
@@ -26,6 +27,7 @@ Problem = dict[str, Any]
 
 def install(app: FastAPI) -> None:
     """Have the app answer every error in the contract's shape, and in OpenAI's below `/v1`."""
+    app.add_exception_handler(InvalidDataset, _invalid_dataset)
     app.add_exception_handler(TuneloopError, _tuneloop_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
@@ -61,6 +63,15 @@ async def _tuneloop_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, InvalidInput):
         return _problems(request, [{"type": "value_error", "loc": _locate(request, error.field), "msg": error.detail}])
     return answer(request.scope, error.status, error.detail, {"Retry-After": "1"} if error.status == 503 else None)
+
+
+async def _invalid_dataset(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, InvalidDataset)
+    found = [
+        {"table": each.table, "column": each.column, "problem": clean(each.problem), "fix": clean(each.fix)}
+        for each in error.problems
+    ]
+    return JSONResponse({"detail": found}, error.status)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:

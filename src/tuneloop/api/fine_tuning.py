@@ -1,17 +1,14 @@
 """Learning from a batch, as a task."""
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from tuneloop.api import errors
 from tuneloop.api.backend import BackendDep, on_model_threads
-from tuneloop.api.bodies import JsonRoute
+from tuneloop.api.bodies import JsonRoute, parse_settings
 from tuneloop.api.responses import failures
 from tuneloop.api.schemas.common import MAX_LIMIT, MAX_SKIP, Status
 from tuneloop.api.schemas.tasks import FailedMethod, FineTuningTask, MethodAnswer, Methods, TaskRequest
@@ -153,13 +150,7 @@ def check_settings(method: type[Method[Any]], settings: dict[str, Any]) -> None:
     Raises:
         RequestValidationError: naming each setting that is wrong, as `body.settings.<field>`.
     """
-    try:
-        checked = method.settings_schema.model_validate_json(json.dumps(settings), strict=True)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError(
-            [{**problem, "loc": ("body", "settings", *problem["loc"])} for problem in problems]
-        ) from None
+    checked = parse_settings(method.settings_schema, settings)
     if checked.main_metric not in method.metrics:
         known = ", ".join(sorted(method.metrics))
         raise errors.invalid(f"must be one of: {known}", loc=("body", "settings", "main_metric"))

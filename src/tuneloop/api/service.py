@@ -1,5 +1,6 @@
 """How the service is."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from tuneloop.api.backend import Backend, BackendDep
 from tuneloop.api.responses import failures
-from tuneloop.api.schemas.service import Health, Part, Pong
+from tuneloop.api.schemas.service import Health, MlflowAddress, Part, Pong
 from tuneloop.tasks.store import STATUSES
 
 PATIENCE_SECONDS = 2.0
@@ -47,6 +48,12 @@ async def healthz(backend: BackendDep) -> JSONResponse:
     healthy = all(part.ok for part in parts.values())
     health = Health(status="ok" if healthy else "error", parts={name: parts[name] for name in sorted(parts)})
     return JSONResponse(health.model_dump(), 200 if healthy else 503)
+
+
+@router.get("/api/v1/mlflow", summary="Where is MLflow?", responses=failures())
+async def mlflow_address(backend: BackendDep) -> MlflowAddress:
+    """The address of MLflow as a browser reaches it, without what it takes to log in."""
+    return MlflowAddress(url=re.sub(r"//[^/@]*@", "//", backend.settings.mlflow_url))
 
 
 @router.get(

@@ -35,6 +35,7 @@ def task_answer(record: TaskRecord, request: Request, backend: Backend, *, with_
         "best_model_url": _weights_url(record, request),
         "best_run_url": _best_run_url(record, backend),
         "experiment_url": _experiment_url(record, backend),
+        "dataset": record.dataset if with_kind else None,
         "output": record.output if with_kind else None,
     }
     return always | {name: value for name, value in known.items() if value is not None}

@@ -11,7 +11,7 @@ from tuneloop.api.backend import BackendDep
 from tuneloop.api.bodies import JsonRoute
 from tuneloop.api.responses import failures
 from tuneloop.api.schemas.common import MAX_LIMIT, MAX_SKIP, Status
-from tuneloop.api.schemas.tasks import Task
+from tuneloop.api.schemas.tasks import Log, Task
 from tuneloop.api.task_answers import task_answer
 from tuneloop.errors import NotFound
 from tuneloop.ids import ClientId
@@ -19,7 +19,7 @@ from tuneloop.ids import ClientId
 router = APIRouter(prefix="/api/v1/tasks", route_class=JsonRoute, tags=["Tasks"])
 
 TaskId = Annotated[ClientId, Path(description="24 hex digits.")]
-Kind = Literal["fine_tuning", "embed_items"]
+Kind = Literal["fine_tuning", "embed_items", "relational", "predict"]
 _CHUNK = 256 * 1024
 
 
@@ -79,6 +79,19 @@ def restart_any_task(task_id: TaskId, backend: BackendDep, request: Request) -> 
     return task_answer(backend.tasks.restart(task_id), request, backend, with_kind=True)
 
 
+@router.get("/{task_id}/log", summary="What a task printed", responses=failures(404))
+def task_log(
+    task_id: TaskId,
+    backend: BackendDep,
+    after: Annotated[str | None, Query(description="The `next` of an earlier answer.", max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = MAX_LIMIT,
+) -> Log:
+    """Lines in the order they were printed, those of earlier attempts first. `next` goes on from there, also where
+    there was nothing yet. Nothing more comes when the task is over, and a look after that finds no lines."""
+    lines, following = backend.tasks.log(task_id, after=after, limit=limit)
+    return Log(lines=list(lines), next=following)
+
+
 @router.get(
     "/{task_id}/output",
     summary="What a task wrote",
@@ -95,6 +108,8 @@ def task_output(task_id: TaskId, backend: BackendDep) -> StreamingResponse:
     output = backend.tasks.get(task_id).output
     if output is None:
         raise NotFound(f"task {task_id} has written no output")
+    if "#" in output:
+        raise NotFound(f"the output of task {task_id} is a table of a database: {output}")
     try:
         stream: IO[bytes] = fsspec.open(output, "rb").open()
     except FileNotFoundError:

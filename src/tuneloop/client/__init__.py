@@ -9,6 +9,7 @@ from tuneloop.client.errors import (
     ConnectionFailedError,
     InvalidInputError,
     InvalidRequestError,
+    JobFailedError,
     NotFoundError,
     PermissionDeniedError,
     ServiceError,
@@ -16,6 +17,7 @@ from tuneloop.client.errors import (
     WaitTimeoutError,
 )
 from tuneloop.client.fine_tuning import DEFAULT_METHOD
+from tuneloop.client.jobs import Job
 from tuneloop.client.types import (
     Alias,
     Batch,
@@ -41,6 +43,7 @@ from tuneloop.client.types import (
     SearchResult,
     Session,
     Task,
+    TaskLog,
 )
 
 __all__ = [
@@ -63,6 +66,8 @@ __all__ = [
     "InvalidInputError",
     "InvalidRequestError",
     "Item",
+    "Job",
+    "JobFailedError",
     "MainMetric",
     "Method",
     "Methods",
@@ -81,6 +86,7 @@ __all__ = [
     "ServiceError",
     "Session",
     "Task",
+    "TaskLog",
     "TooLargeError",
     "WaitTimeoutError",
 ]

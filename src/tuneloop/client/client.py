@@ -7,15 +7,14 @@ from typing import Self
 from tuneloop.client.clickstream import ClickstreamCalls
 from tuneloop.client.fine_tuning import FineTuningCalls
 from tuneloop.client.items import ItemCalls
-from tuneloop.client.models import ModelCalls
-from tuneloop.client.relational import RelationalCalls
+from tuneloop.client.predictions import PredictionCalls
 from tuneloop.client.transport import Transport
 from tuneloop.client.types import Health, PartHealth
 
 DEFAULT_URL = "http://localhost:5000"
 
 
-class Client(ClickstreamCalls, ItemCalls, FineTuningCalls, ModelCalls, RelationalCalls):
+class Client(ClickstreamCalls, ItemCalls, FineTuningCalls, PredictionCalls):
     """A Tuneloop service, as Python calls. Threads may share one client.
 
     Every call is tried again when the connection breaks or the service is away for a moment (429, 502, 503, 504).
@@ -66,6 +65,11 @@ class Client(ClickstreamCalls, ItemCalls, FineTuningCalls, ModelCalls, Relationa
         status, body = self._transport.status("/healthz")
         parts = body.get("parts") if isinstance(body, dict) else None
         return Health(status == 200, {name: PartHealth.parse(part) for name, part in (parts or {}).items()})
+
+    @property
+    def mlflow_session_url(self) -> str:
+        """The address of MLflow, for a browser: experiments, runs and their metrics while they come."""
+        return str(self._transport.call("GET", "/api/v1/mlflow")["url"])
 
     def close(self) -> None:
         """Close the connections."""

@@ -27,6 +27,10 @@ class WaitTimeoutError(ClientError, TimeoutError):
     status = 504
 
 
+class JobFailedError(ClientError):
+    """A task that was waited for failed, or was canceled."""
+
+
 class ApiError(ClientError):
     """The service answered with an error.
 
@@ -111,6 +115,9 @@ def _one_line(body: Any) -> str:
     if isinstance(body, list):
         return "; ".join(filter(None, map(_one_line, body)))
     if isinstance(body, dict):
+        if {"table", "problem", "fix"} <= body.keys():  # what is wrong with a dataset
+            place = ".".join(str(body[name]) for name in ("table", "column") if body.get(name))
+            return f"{place} {body['problem']} ({body['fix']})"
         message = body.get("msg") or body.get("message") or body.get("problem") or body.get("detail")
         where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
         if isinstance(message, str):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tuneloop.client.errors import ClientError, InvalidRequestError
+from tuneloop.client.jobs import Job
 from tuneloop.client.transport import Transport
 from tuneloop.client.types import DatasetProblem
-from tuneloop.relational.sources import SUFFIXES, UPLOAD
+from tuneloop.relational.sources import SUFFIXES, is_path, split_path
 from tuneloop.relational.uploads import digest_of
 
 if TYPE_CHECKING:
+    from tuneloop.client.client import Client
     from tuneloop.relational.dataset import Dataset
 
 Progress = Callable[[str, int, int], None]
@@ -46,6 +49,44 @@ class RelationalCalls:
         answer = self._transport.call("POST", f"{_PATH}/validate", body={"dataset": document}, timeout=_LONG)
         return DatasetProblem.parse_all(answer["problems"])
 
+    def fit(
+        self,
+        dataset: Dataset,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> Job:
+        """Ask for a model of the dataset's task; answers once the dataset was sent and found sound.
+
+        Args:
+            dataset: the tables and the task; local files that the service cannot see are sent first.
+            settings: of the search: `max_runs`, `max_minutes`, `learners`, `blend`, `seed`, `hops`, `text_model`.
+            metadata: anything you want to find in the task again.
+            idempotency_key: the same key with the same request gives the same task. By default a new one for each
+                call.
+            progress: as for `validate`.
+
+        Raises:
+            ClientError: a local file cannot be read.
+            InvalidInputError: a setting is not accepted, or the dataset has problems; `body` lists them.
+
+        Example:
+            >>> job = client.fit(Dataset.load("shop.yaml"), {"max_minutes": 5})
+            >>> job.stream_logs()
+            >>> job.register_model("churn")
+            Registered(name='churn', version='1')
+        """
+        body = {
+            "dataset": self.send_tables(dataset, progress=progress).document(),
+            "settings": dict(settings or {}),
+            "metadata": dict(metadata or {}),
+            "idempotency_key": idempotency_key or uuid.uuid4().hex,
+        }
+        answer = self._transport.call("POST", f"{_PATH}/task", body=body, timeout=_LONG)
+        return Job(cast("Client", self), answer["id"])
+
     def send_tables(self, dataset: Dataset, *, progress: Progress | None = None) -> Dataset:
         """The dataset as the service can read it: files it cannot see are uploaded and stand for themselves no more.
 
@@ -55,12 +96,25 @@ class RelationalCalls:
         sources = {each.source for each in dataset.tables}
         if dataset.task is not None and dataset.task.source is not None:
             sources |= {source for _, source in dataset.task.source.items()}
-        local = {source: Path(source).absolute() for source in sources if _is_local(source)}
+        sent = self._send_sources(sources, progress)
+        return dataset.map_sources(lambda source: sent.get(source, source))
+
+    def send_source(self, source: str, *, progress: Progress | None = None) -> str:
+        """A source as the service can read it: a file it cannot see is uploaded.
+
+        Raises:
+            ClientError: a local file cannot be read, or is of a kind that cannot be sent.
+        """
+        return self._send_sources({source}, progress).get(source, source)
+
+    def _send_sources(self, sources: Iterable[str], progress: Progress | None) -> dict[str, str]:
+        """For each source that is a path, what the service reads instead."""
+        local = {source: Path(source).absolute() for source in sources if is_path(source)}
         absent = set(self._missing([_described(path) for path in local.values()]))
         sent: dict[str, str] = {}
         for source, path in local.items():
             sent[source] = self.upload(path, progress=progress) if str(path) in absent else str(path)
-        return dataset.map_sources(lambda source: sent.get(source, source))
+        return sent
 
     def upload(self, path: Path | str, *, progress: Progress | None = None) -> str:
         """Send a Parquet or CSV file, unless the service has it; its source, `upload:…`.
@@ -98,14 +152,8 @@ class RelationalCalls:
         return list(self._transport.call("POST", f"{_PATH}/sources", body={"sources": sources})["missing"])
 
 
-def _is_local(source: str) -> bool:
-    """Whether a source is a path on this machine: neither an upload nor an address nor a connection."""
-    place, mark, _ = source.partition("#")
-    return not source.startswith(UPLOAD) and "://" not in place and not (mark and not Path(place).suffix)
-
-
 def _described(path: Path) -> dict[str, object]:
-    place = Path(str(path).partition("#")[0])
+    place, _ = split_path(str(path))
     try:
         found = place.stat()
     except FileNotFoundError:

@@ -6,15 +6,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tuneloop.client.errors import ConflictError, WaitTimeoutError
+from tuneloop.client.errors import ClientError, ConflictError, WaitTimeoutError
 from tuneloop.client.transport import Transport, segment
-from tuneloop.client.types import Task, TaskKind, TaskStatus
+from tuneloop.client.types import Task, TaskKind, TaskLog, TaskStatus
 
 _PATH = "/api/v1/tasks"
 
 
 class TaskCalls:
-    """Asked-for work: fine-tunings, embeddings of all items. Mixed into `Client`."""
+    """Asked-for work: fine-tunings, embeddings, models of tables, predictions. Mixed into `Client`."""
 
     _transport: Transport
 
@@ -51,6 +51,20 @@ class TaskCalls:
         """
         answer = self._transport.call("PUT", f"{_task_path(task_id)}/restart", gone_is_done=409)
         return Task.parse(answer) if answer is not None else self.get_task(task_id)
+
+    def task_log(self, task_id: str, *, after: str | None = None, limit: int = 1000) -> TaskLog:
+        """What a task printed, up to 1,000 lines a call.
+
+        Args:
+            task_id: the task.
+            after: the `next` of an earlier answer; by default the first line comes first.
+            limit: how many lines at most.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        params = {"after": after, "limit": limit}
+        return TaskLog.parse(self._transport.call("GET", f"{_task_path(task_id)}/log", params=params))
 
     def wait(
         self,
@@ -101,13 +115,19 @@ class TaskCalls:
         return save(self._transport, url, path, name=task.output.rpartition("/")[2])
 
 
-def save(transport: Transport, url: str, path: str | os.PathLike[str], *, name: str) -> Path:
-    """Download into a file, or into a folder under a name; what is there appears only when it is whole."""
+def save(transport: Transport, url: str, path: str | os.PathLike[str], *, name: str, overwrite: bool = True) -> Path:
+    """Download into a file, or into a folder under a name; what is there appears only when it is whole.
+
+    Raises:
+        ClientError: there is such a file, which shall not be overwritten.
+    """
     target = Path(path)
     target = target / name if target.is_dir() else target
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
         transport.download(url, lambda pieces: _write(part, pieces))
+        if not overwrite and target.exists():
+            raise ClientError(f"{target} exists already")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # NumPy takes a while to import; only embeddings need it
     from numpy.typing import NDArray
 
 TaskStatus = Literal["pending", "processing", "done", "canceled", "error"]
-TaskKind = Literal["fine_tuning", "embed_items"]
+TaskKind = Literal["fine_tuning", "embed_items", "relational", "predict"]
 TextKind = Literal["query", "item"]
 Payload = Mapping[str, Any]
 
@@ -174,8 +174,8 @@ class Progress(_Answer):
 class Task(_Answer):
     """Work that somebody asked for.
 
-    `fine_tuning_method`, `batch_id` and what is found in MLflow belong to a fine-tuning; `output`, where it wrote, to
-    other kinds.
+    `fine_tuning_method` and `batch_id` belong to a fine-tuning, `dataset` to what is learnt from tables, `output`,
+    where it wrote, to embeddings and predictions.
     """
 
     id: str
@@ -187,6 +187,7 @@ class Task(_Answer):
     batch_id: str | None = None
     metadata: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
     idempotency_key: str | None = None
     progress: Progress | None = None
     detail: str | None = None
@@ -206,6 +207,18 @@ class Task(_Answer):
     def is_over(self) -> bool:
         """Whether nothing more happens: it is done, canceled or failed."""
         return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class TaskLog(_Answer):
+    """Lines that a task printed, and the cursor of what comes after them."""
+
+    lines: tuple[str, ...]
+    next: str
+
+    @classmethod
+    def _nested(cls, payload: Payload) -> dict[str, Any]:
+        return {"lines": tuple(payload.get("lines") or ())}
 
 
 @dataclass(frozen=True)

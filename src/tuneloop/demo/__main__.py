@@ -1,9 +1,10 @@
-"""`python -m tuneloop.demo`: a made-up shop plays the whole loop, from clicks to a better, registered model."""
+"""`python -m tuneloop.demo`: a made-up shop plays the whole loop, from clicks and from tables to registered models."""
 
 import argparse
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from tuneloop.client import Client
 from tuneloop.demo.display import Display
+from tuneloop.demo.forecasts import CHURN, PURCHASES, Forecasts, churn, purchases
 from tuneloop.demo.journey import LIVE_SESSIONS, DemoError, Journey
 from tuneloop.demo.local_service import LocalService
 from tuneloop.demo.parameters import ShopParameters
@@ -76,7 +78,7 @@ def _play(client: Client, url: str, display: Display, began: float) -> int:
             journey.send_live(advance)
         journey.start_tuning()
     try:
-        with display.tuning() as follow:
+        with display.task("fine-tune") as follow:
             task = journey.follow(follow)
     except DemoError:
         display.links(url, journey.task)
@@ -89,9 +91,24 @@ def _play(client: Client, url: str, display: Display, began: float) -> int:
             similarities.append(journey.similarity(version, advance))
     outcome = journey.compare(*similarities)
     display.outcome(journey, outcome, initial, tuned)
+    _forecast(client, journey.shop, display)
     display.links(url, task)
     display.verdict(outcome, time.monotonic() - began)
     return 0 if outcome.is_better else 1
+
+
+def _forecast(client: Client, shop: Shop, display: Display) -> None:
+    """Learn from the shop's tables who will stay away and what will be bought, and ask the models."""
+    display.tables(shop)
+    with tempfile.TemporaryDirectory(prefix="tuneloop-demo-") as name:
+        folder = Path(name)
+        forecasts = Forecasts(client, shop, folder)
+        forecasts.write_tables()
+        with display.task("learn who will leave") as follow:
+            leaves = forecasts.fit(CHURN, churn(folder), follow)
+        with display.task("learn who buys what") as follow:
+            buys = forecasts.fit(PURCHASES, purchases(folder), follow)
+    display.forecasts(forecasts, leaves, buys)
 
 
 def _stay(service: LocalService, display: Display, status: int) -> int:
@@ -113,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tuneloop.demo",
         description="Starts the service, plays a made-up fashion shop against it, tunes the shop's search model from "
-        "clicks, registers it, and shows how much better it ranks. The service stays up until Ctrl-C.",
+        "clicks, registers it, shows how much better it ranks, and learns from the shop's tables who will leave and "
+        "who buys what. The service stays up until Ctrl-C.",
         epilog="TUNELOOP_* variables configure the service. Each start plays another round on top of the last.",
     )
     parser.add_argument(

@@ -12,9 +12,13 @@ from rich.text import Text
 
 from tuneloop.client import Health, Task
 from tuneloop.demo import results
+from tuneloop.demo.forecasts import Forecast, Forecasts
 from tuneloop.demo.journey import ALIAS, MODEL, Journey, Outcome
+from tuneloop.demo.predictions import CHURN_DAYS
+from tuneloop.demo.shop import Shop
 
 _LABEL = 25
+_CUSTOMERS, _ARTICLES = 3, 3  # that the forecasts show
 
 
 class Display:
@@ -69,10 +73,10 @@ class Display:
             yield advance
 
     @contextmanager
-    def tuning(self) -> Iterator[Callable[[Task], None]]:
+    def task(self, label: str) -> Iterator[Callable[[Task], None]]:
         """While a task runs; gives a function that takes the task."""
         with self._bar() as bar:
-            step = bar.add_task(_label("fine-tune"), total=1.0, count="waiting for the worker")
+            step = bar.add_task(_label(label), total=1.0, count="waiting for the worker")
             seen = ""
 
             def update(task: Task) -> None:
@@ -80,7 +84,7 @@ class Display:
                 text = _progress_text(task)
                 bar.update(step, completed=1.0 if task.is_over else _fraction(task), count=text)
                 if not self._console.is_terminal and text != seen:
-                    self._console.print(f"  fine-tune: {text}", soft_wrap=True)
+                    self._console.print(f"  {label}: {text}", soft_wrap=True)
                     seen = text
 
             yield update
@@ -102,6 +106,29 @@ class Display:
         )
         for example in results.examples(journey, outcome):
             self._console.print(example)
+
+    def tables(self, shop: Shop) -> None:
+        """What is learnt besides searching."""
+        sizes = ", ".join(f"{len(table):,} {name}" for name, table in shop.tables().items())
+        self._console.print(f"The same shop as [bold]tables[/]: {sizes}. No feature is written by hand.")
+
+    def forecasts(self, forecasts: Forecasts, leaves: Forecast, buys: Forecast) -> None:
+        """How good the models of tables are, and what they say."""
+        for forecast in (leaves, buys):
+            self._console.print(f"[green]✓[/] registered  [bold]{forecast.model}[/]  {escape(forecast.detail)}")
+        table = Table(title=f"the likeliest to buy nothing in the next {CHURN_DAYS} days, and what they would buy")
+        table.add_column("customer")
+        table.add_column("leaves", justify="right")
+        table.add_column("bought last")
+        table.add_column("would buy")
+        likely = forecasts.most_likely_to_leave(leaves, _CUSTOMERS)
+        wanted = forecasts.next_purchases(buys, [customer for customer, _ in likely])
+        for customer, chance in likely:
+            bought = [forecasts.describe(each) for each in forecasts.last_purchases(customer, _ARTICLES)]
+            would = [forecasts.describe(each) for each in wanted[customer][:_ARTICLES]]
+            table.add_row(customer, f"{chance:.0%}", "\n".join(bought), "\n".join(would), end_section=True)
+        self._console.print()
+        self._console.print(table)
 
     def links(self, url: str, task: Task | None) -> None:
         """Where to look."""

@@ -17,6 +17,7 @@ from tuneloop.demo.customers import Customers, make_customers
 from tuneloop.demo.intents import Intents, make_intents
 from tuneloop.demo.lexicon import Concept, Lexicon, concepts
 from tuneloop.demo.parameters import ShopParameters
+from tuneloop.demo.predictions import make_splits
 from tuneloop.demo.purchases import History, Simulation
 from tuneloop.demo.searches import HeldOutQuery, Searches, SearchSession
 from tuneloop.demo.tables import make_tables
@@ -83,6 +84,13 @@ class Shop:
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in self.tables().items():
             pq.write_table(table, folder / f"{name}.parquet")
+
+    def write_splits(self, folder: Path) -> None:
+        """Write the examples of what there is to predict, `churn/train.parquet` and so on; see `make_splits`."""
+        for task, splits in make_splits(self.parameters, self.tables()["transactions"]).items():
+            (folder / task).mkdir(parents=True, exist_ok=True)
+            for name, examples in splits.items():
+                pq.write_table(examples, folder / task / f"{name}.parquet")
 
     def write(self, folder: Path, *, rounds: int = 1) -> None:
         """Write everything that benchmarks need.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuneloop.errors import Conflict
 from tuneloop.ids import new_id
-from tuneloop.models.encoders import Encoder, load_encoder
+from tuneloop.models.loading import Loaded, load_model
 from tuneloop.models.store import StoredModels
 from tuneloop.tracking import Tracking
 
@@ -18,8 +18,8 @@ from tuneloop.tracking import Tracking
 ABANDONED_SECONDS = 3600
 
 
-class EncoderCache:
-    """Encoders by the run that stored them; the least recently used ones go when there are more than `capacity`.
+class ModelCache:
+    """Loaded models by the run that stored them; the least recently used ones go when there are more than `capacity`.
 
     Args:
         tracking: where the models are.
@@ -34,34 +34,34 @@ class EncoderCache:
         self._folder = folder
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._encoders: OrderedDict[str, Future[Encoder]] = OrderedDict()
+        self._loaded: OrderedDict[str, Future[Loaded]] = OrderedDict()
 
-    def get(self, run_id: str) -> Encoder:
-        """The encoder of the run's model; those who ask while it is loaded wait for it.
+    def get(self, run_id: str) -> Loaded:
+        """The run's model; those who ask while it is loaded wait for it.
 
         Raises:
             Conflict: the model's files are not those that a Tuneloop run stored, or are of no kind that is served.
             NotFound: the model is gone.
         """
         with self._lock:
-            future = self._encoders.get(run_id)
+            future = self._loaded.get(run_id)
             mine = future is None
             if future is None:
-                future = self._encoders[run_id] = Future()
-            self._encoders.move_to_end(run_id)
+                future = self._loaded[run_id] = Future()
+            self._loaded.move_to_end(run_id)
         if mine:
             self._load(run_id, future)
         return future.result()
 
-    def _load(self, run_id: str, future: "Future[Encoder]") -> None:
+    def _load(self, run_id: str, future: "Future[Loaded]") -> None:
         try:
-            encoder = load_encoder(self._verified(run_id))
+            model = load_model(self._verified(run_id))
         except BaseException as error:
             with self._lock:
-                self._encoders.pop(run_id, None)
+                self._loaded.pop(run_id, None)
             future.set_exception(error)
             return
-        future.set_result(encoder)
+        future.set_result(model)
         self._evict()
 
     def _verified(self, run_id: str) -> Path:
@@ -85,10 +85,10 @@ class EncoderCache:
 
     def _evict(self) -> None:
         with self._lock:
-            loaded = [run_id for run_id, future in self._encoders.items() if future.done()]
+            loaded = [run_id for run_id, future in self._loaded.items() if future.done()]
             for run_id in loaded[: max(0, len(loaded) - self._capacity)]:
-                del self._encoders[run_id]
-            in_use = set(self._encoders)
+                del self._loaded[run_id]
+            in_use = set(self._loaded)
         folders = [path for path in self._folder.iterdir() if path.is_dir()]
         models = [path for path in folders if not path.name.startswith(".") and path.name not in in_use]
         newest = sorted(models, key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,16 +1,21 @@
-"""Embed and rank with registered models. Nothing heavy is imported before a model is first used."""
+"""Embed, rank and predict with registered models. Nothing heavy is imported before a model is first used."""
 
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tuneloop.errors import InvalidInput
-from tuneloop.models.cache import EncoderCache
+from tuneloop.models.cache import ModelCache
 from tuneloop.models.encoders import Encoder, Kind, Vectors
+from tuneloop.models.loading import need_encoder, need_table_model
 from tuneloop.models.registry import ModelRegistry
+
+if TYPE_CHECKING:
+    from tuneloop.relational.model import TableModel
 
 MAX_REMEMBERED = 1000
 
@@ -29,7 +34,7 @@ class Inference:
         self, registry: ModelRegistry, folder: Path, *, capacity: int = 4, remember_seconds: float = 5
     ) -> None:
         self._registry = registry
-        self._cache = EncoderCache(registry.tracking, registry.stored, folder, capacity=capacity)
+        self._cache = ModelCache(registry.tracking, registry.stored, folder, capacity=capacity)
         self._remember_seconds = remember_seconds
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[str, float]] = {}  # (name, version): run, until
@@ -78,8 +83,18 @@ class Inference:
         scored.sort(key=lambda each: -each[1])  # stable
         return scored[:top_k], reference
 
+    def table_model(self, name: str, version: str) -> "tuple[TableModel, str]":
+        """A model learnt from tables, and `name/version`.
+
+        Raises:
+            NotFound: as `embed`.
+            Conflict: as `embed`, or the model was learnt from clicks.
+        """
+        run_id, reference = self._resolve(name, version)
+        return need_table_model(self._cache.get(run_id)), reference
+
     def _encoder(self, run_id: str) -> Encoder:
-        return self._cache.get(run_id)
+        return need_encoder(self._cache.get(run_id))
 
     def _resolve(self, name: str, version: str) -> tuple[str, str]:
         """The run that stored the model, and `name/version` with the version's number."""

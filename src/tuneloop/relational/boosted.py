@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     import lightgbm as lgb
 
 MAX_ROUNDS = 3000
-PATIENCE = 100  # rounds without a better validation metric
+PATIENCE = 60  # rounds without a better validation metric
 LEAST = 20  # a few rounds may look good by chance
+MAX_BIN = 63
 SMOOTHED = 10  # rounds whose mean tells how good one is
 # LightGBM's own names, for early stopping.
 _METRICS = {
@@ -29,6 +31,7 @@ _METRICS = {
     "r2": "rmse",
     "mape": "mape",
 }
+WATCHED = frozenset(("roc_auc", "average_precision", "mae", "rmse"))  # what these measure is the task's own metric
 _LIKELIHOOD = {
     "binary_classification": "binary_logloss",
     "multiclass_classification": "multi_logloss",
@@ -70,9 +73,9 @@ def default_params() -> dict[str, Any]:
     """Settings that work on most tables."""
     return {
         "num_leaves": 16,
-        "learning_rate": 0.03,
+        "learning_rate": 0.05,
         "min_data_in_leaf": 30,
-        "feature_fraction": 0.3,
+        "feature_fraction": 0.1,
         "bagging_fraction": 0.8,
         "lambda_l2": 5.0,
         "extra_trees": False,
@@ -80,102 +83,158 @@ def default_params() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Split:
+    """Which rows are learnt from, and which tell when to stop: their numbers, rising."""
+
+    train: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+
+class Pool:
+    """Rows, binned once for many fits.
+
+    Args:
+        features: (N, F).
+        labels: of the rows.
+        reference: rows that say where the bins begin, (R,) of row numbers; all by default.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        labels: Labels,
+        reference: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.labels = labels
+        self.values = features.values
+        codes = [at for at, each in enumerate(features.columns) if each.codes]
+        made = {"categorical_feature": codes, "params": {"verbosity": -1, "max_bin": MAX_BIN}}
+        library = _lightgbm()
+        bins = None
+        if reference is not None:
+            bins = library.Dataset(self.values[reference], **made)
+        self._data = library.Dataset(self.values, self.column(0), reference=bins, free_raw_data=False, **made)
+        self._data.construct()
+
+    def column(self, number: int) -> NDArray[np.float64]:
+        """The labels as one column, (N,): those of a number where there are several."""
+        values = self.labels.values
+        return values[:, number] if values.ndim == 2 else values
+
+    def part(self, rows: NDArray[np.int64], number: int, weights: NDArray[np.float64] | None = None) -> lgb.Dataset:
+        """Some rows with a column of labels."""
+        part: lgb.Dataset = self._data.subset(rows)
+        part.construct()
+        part.set_label(self.column(number)[rows])
+        if weights is not None:
+            part.set_weight(weights[rows] / weights[rows].mean())
+        return part
+
+
 def fit_trees(
     task_type: NodeTaskType,
     metric: str,
-    train: tuple[Features, Labels],
-    validation: tuple[Features, Labels] | None,
+    pool: Pool,
+    splits: Sequence[Split],
     params: Mapping[str, Any],
     *,
     seed: int,
-    rounds: int | None = None,
     weights: NDArray[np.float64] | None = None,
     report: Report = lambda round, values: None,
-) -> Trees:
-    """Fit trees.
+) -> list[Trees]:
+    """Fit trees on each split, a round of all at a time; stop when their mean metric no longer becomes better.
 
     Args:
         task_type: what the labels are.
         metric: what decides when to stop.
-        train: features and labels.
-        validation: stops early by these; without them `rounds` are fitted.
-        params: as in `default_params`.
+        pool: features and labels.
+        splits: what is learnt from and what tells when to stop.
+        params: as in `default_params`; of the bags one is fitted.
         seed: of bagging and of the choice of features.
-        rounds: how many, at most.
-        weights: of the training examples.
-        report: called after each round with the validation metric that decides, `val_…` and LightGBM's name of it.
+        weights: of the rows, (N,).
+        report: called after each round with the metric that decides, `val_…` and LightGBM's name of it.
+
+    Returns:
+        The trees of each split, as many rounds as were best.
     """
-    features, labels = train
-    columns = labels.values.T if task_type == "multilabel_classification" else [labels.values]
-    bags, most = [], 0
-    for number, column in enumerate(columns):
-        held = None
-        if validation is not None:
-            held_values = validation[1].values
-            held = (validation[0], held_values[:, number] if held_values.ndim == 2 else held_values)
+    count = pool.labels.values.shape[1] if task_type == "multilabel_classification" else 1
+    settings = _settings(task_type, metric, params, seed * 1000, len(pool.labels.classes))
+    found = [
+        _side_by_side(settings, pool, splits, number, weights, report if not number else lambda round, values: None)
+        for number in range(count)
+    ]
+    most = max(boosters[0].current_iteration() for boosters in found)
+    return [Trees(tuple((boosters[at],) for boosters in found), task_type, most) for at in range(len(splits))]
+
+
+def fit_all(
+    task_type: NodeTaskType,
+    metric: str,
+    pool: Pool,
+    params: Mapping[str, Any],
+    *,
+    seed: int,
+    rounds: int,
+    weights: NDArray[np.float64] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Trees:
+    """Fit trees on all rows, so many rounds; as `fit_trees`, with all the bags."""
+    count = pool.labels.values.shape[1] if task_type == "multilabel_classification" else 1
+    everything = np.arange(len(pool.values))
+    bags = []
+    for number in range(count):
         bag = []
         for each in range(int(params.get("bags", 1))):
-            booster = _fit_one(
-                _settings(task_type, metric, params, seed * 1000 + each, len(labels.classes)),
-                features,
-                column,
-                held,
-                rounds or MAX_ROUNDS,
-                weights,
-                report if not each and not number else lambda round, values: None,
-            )
-            most = max(most, booster.best_iteration or booster.current_iteration())
-            bag.append(booster)
+            settings = _settings(task_type, metric, params, seed * 1000 + each, len(pool.labels.classes))
+            booster = _lightgbm().Booster(settings, pool.part(everything, number, weights))
+            for _ in range(rounds):
+                booster.update()
+                check()
+            bag.append(booster.free_dataset())
         bags.append(tuple(bag))
-    return Trees(tuple(bags), task_type, most)
+    return Trees(tuple(bags), task_type, rounds)
 
 
-def _fit_one(
+def _side_by_side(
     settings: dict[str, Any],
-    features: Features,
-    labels: NDArray[np.float64],
-    held: tuple[Features, NDArray[np.float64]] | None,
-    rounds: int,
+    pool: Pool,
+    splits: Sequence[Split],
+    number: int,
     weights: NDArray[np.float64] | None,
     report: Report,
-) -> lgb.Booster:
-    library = _lightgbm()
-    codes = [number for number, each in enumerate(features.columns) if each.codes]
-    data = library.Dataset(
-        features.values,
-        labels,
-        weight=weights,
-        feature_name=[f"f{number}" for number in range(len(features.columns))],
-        categorical_feature=codes,
-        params={"verbosity": -1, "max_bin": settings["max_bin"]},
-        free_raw_data=True,
-    )
-    watched: dict[str, Any] = {}
-    if held is not None:
-        valid = data.create_valid(held[0].values, held[1])
-        watched = {"valid_sets": [valid], "valid_names": ["val"], "callbacks": [_Stop(report)]}
-    booster: lgb.Booster = library.train(settings, data, rounds, **watched)
+) -> list[lgb.Booster]:
+    boosters = []
+    for split in splits:
+        booster = _lightgbm().Booster(settings, pool.part(split.train, number, weights))
+        boosters.append(booster.add_valid(pool.part(split.held, number), "val"))
+    values: list[float] = []
+    best, best_rounds = -float("inf"), 1
+    while len(values) < MAX_ROUNDS and len(values) < best_rounds + PATIENCE:
+        found = []
+        for booster in boosters:
+            booster.update()
+            found.append(booster.eval_valid()[0])
+        _, name, _, higher = found[0]
+        value = float(np.mean([each[2] for each in found]))
+        values.append(value if higher else -value)
+        report(len(values), {f"val_{name}": value})
+        smooth = float(np.mean(values[-SMOOTHED:]))
+        if len(values) >= LEAST and smooth > best:
+            best, best_rounds = smooth, len(values)
+    return [_first_rounds(booster, best_rounds) for booster in boosters]
+
+
+def _first_rounds(booster: lgb.Booster, rounds: int) -> lgb.Booster:
+    text = booster.model_to_string(num_iteration=rounds)
+    cut: lgb.Booster = _lightgbm().Booster(model_str=text)
+    return cut
+
+
+def load_booster(path: Path) -> lgb.Booster:
+    """A booster from its text."""
+    booster: lgb.Booster = _lightgbm().Booster(model_str=path.read_text(encoding="utf-8"))
     return booster
-
-
-class _Stop:
-    """A callback that stops when the validation metric, smoothed over rounds, no longer becomes better."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._values: list[float] = []
-        self._best = (-float("inf"), 0)
-
-    def __call__(self, env: Any) -> None:
-        _, name, value, higher = env.evaluation_result_list[0]
-        self._report(env.iteration + 1, {f"val_{name}": value})
-        self._values.append(value if higher else -value)
-        rounds = len(self._values)
-        smooth = sum(self._values[-SMOOTHED:]) / min(rounds, SMOOTHED)
-        if rounds >= LEAST and smooth > self._best[0]:
-            self._best = smooth, rounds
-        if rounds >= self._best[1] + PATIENCE or rounds == env.end_iteration:
-            raise _lightgbm().callback.EarlyStopException(max(self._best[1] - 1, 0), env.evaluation_result_list)
 
 
 def _lightgbm() -> Any:
@@ -189,7 +248,8 @@ def _lightgbm() -> Any:
 
 
 def _settings(task_type: str, metric: str, params: Mapping[str, Any], seed: int, classes: int) -> dict[str, Any]:
-    objective = {"multiclass_classification": "multiclass", "regression": _regression(metric)}.get(task_type, "binary")
+    regression = params.get("objective") or _regression(metric)
+    objective = {"multiclass_classification": "multiclass", "regression": regression}.get(task_type, "binary")
     settings: dict[str, Any] = {
         name: params[name]
         for name in (
@@ -211,7 +271,7 @@ def _settings(task_type: str, metric: str, params: Mapping[str, Any], seed: int,
         "deterministic": True,
         "force_col_wise": True,
         "verbosity": -1,
-        "max_bin": 255,
+        "max_bin": MAX_BIN,
         "cat_smooth": 20,
     }
     if objective == "multiclass":

@@ -15,7 +15,7 @@ from rich.console import Console
 from tuneloop.errors import InvalidInput
 from tuneloop.relational import describe, picture
 from tuneloop.relational.schema import STRICT, Name, Table, Task
-from tuneloop.relational.sources import Sources
+from tuneloop.relational.sources import Sources, is_path, split_path
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -125,7 +125,7 @@ _DATASET = TypeAdapter(Dataset)
 
 def _from_folder(source: str, folder: Path) -> str:
     """A source as seen from elsewhere than the folder of its document."""
-    path, mark, inner = source.partition("#")
-    if ":" in path or (mark and not Path(path).suffix) or Path(path).is_absolute():
-        return source  # an upload, an address, a connection
-    return str(folder / path) + mark + inner
+    if not is_path(source):
+        return source
+    path, table = split_path(source)
+    return f"{folder / path}{table}"

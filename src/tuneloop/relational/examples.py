@@ -87,12 +87,14 @@ class Examples:
 
 
 def read_examples(task: NodeTask | LinkTask, splits: Mapping[str, ibis.Table]) -> dict[str, Examples]:
-    """The examples of each split; each sees all rows up to its time.
+    """The examples of each split; each sees all rows up to its time. Those of links have a list of targets each.
 
     Args:
         task: what the columns mean.
         splits: the split's rows.
     """
+    from tuneloop.relational.link_examples import as_lists
+
     found = {}
     for name, rows in splits.items():
         wanted: dict[str, Any] = {"key": rows[task.entity.column], "label": rows[task.label_column]}
@@ -103,5 +105,6 @@ def read_examples(task: NodeTask | LinkTask, splits: Mapping[str, ibis.Table]) -
             times = answer["time"].to_numpy().astype("datetime64[us]")
         else:
             times = np.full(len(answer), np.datetime64("NaT", "us"))
-        found[name] = Examples(answer["key"], times, times.copy(), answer["label"])
+        examples = Examples(answer["key"], times, times.copy(), answer["label"])
+        found[name] = as_lists(examples) if isinstance(task, LinkTask) else examples
     return found

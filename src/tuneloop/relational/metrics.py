@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tuneloop.relational.learner import Links
+from tuneloop.relational.link_examples import label_pairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Values = NDArray[Any]
 
@@ -63,3 +69,47 @@ def _multilabel(metric: str, labels: Values, predictions: Values) -> float:
         return float("nan")
     score = known.average_precision_score if name == "auprc" else known.roc_auc_score
     return float(score(labels[:, both], predictions[:, both], average=average))
+
+
+def measure_links(metric: str, labels: pa.ChunkedArray | pa.Array, links: Links) -> float:
+    """The value of a link metric at k, as RelBench defines it: the mean over the examples that have links at all.
+
+    Args:
+        metric: `map_at_12`, `precision_at_10`, `recall_at_100`, for any k.
+        labels: (N,) lists of the keys that each example was linked to; one named twice counts once.
+        links: what was predicted.
+
+    Returns:
+        NaN where no example has links.
+    """
+    return float(np.mean(values)) if len(values := link_values(metric, labels, links)) else float("nan")
+
+
+def link_values(metric: str, labels: pa.ChunkedArray | pa.Array, links: Links) -> NDArray[np.float64]:
+    """What `measure_links` is the mean of: a value for each example that has links, in their order."""
+    name, _, k = metric.partition("_at_")
+    hits, true = _hits(labels, links, int(k))
+    hits, true = hits[true > 0], true[true > 0]
+    if name == "precision":
+        return np.asarray(hits.sum(1) / int(k))
+    if name == "recall":
+        return np.asarray(hits.sum(1) / true)
+    precisions = hits.cumsum(1) / np.arange(1, int(k) + 1)
+    return np.asarray((precisions * hits).sum(1) / np.minimum(true, int(k)))
+
+
+def _hits(labels: pa.ChunkedArray | pa.Array, links: Links, k: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which of the first k predictions are true, (N, k), and how many links each example has, (N,)."""
+    import pyarrow.compute as pc
+
+    count, width = links.scores.shape
+    at, keys = label_pairs(labels)
+    known = pc.unique(keys)
+    # An example and a key as one number, so that pairs compare at once.
+    pairs = np.unique(at * (len(known) + 1) + pc.index_in(keys, known).to_numpy())
+    guesses = pc.index_in(pc.cast(links.keys, keys.type), known, skip_nulls=True)
+    guessed = pc.fill_null(guesses, len(known)).to_numpy().reshape(count, width)[:, :k].astype(np.int64)
+    right = np.isin(np.arange(count)[:, None] * (len(known) + 1) + guessed, pairs) & (guessed < len(known))
+    hits = np.zeros((count, k), bool)
+    hits[:, : right.shape[1]] = right
+    return hits, np.bincount(pairs // (len(known) + 1), minlength=count)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from tuneloop.relational.schema import ColumnType, ForeignKey, Table
 from tuneloop.relational.values import column_types, look
@@ -82,6 +84,21 @@ class Plan:
     sources: tuple[Source, ...]
     history: Source | None = None
     left_out: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON values."""
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return found
+
+    @classmethod
+    def from_json(cls, document: Any) -> Plan:
+        """What `to_json` wrote."""
+        return _adapter().validate_python(document)
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
 
 
 class Planner:
@@ -162,7 +179,9 @@ class Planner:
         counts = self._data[way.table].group_by(way.column).agg(n=lambda t: t.count())
         found = counts.agg(rows=counts.n.sum(), squares=(counts.n.cast("float64") ** 2).sum())
         sums = found.to_pyarrow().to_pylist()[0]
-        return examples * (sums["squares"] or 0) / max(sums["rows"] or 0, 1)
+        each = examples * (sums["squares"] or 0) / max(sums["rows"] or 0, 1)
+        # What several examples of one time have in common they meet once.
+        return min(each, float(times) * (sums["rows"] or 0))
 
     # -- the entity's own row
 

@@ -1,21 +1,21 @@
-"""From a dataset to what a learner takes: features and labels of each split, under a protocol."""
+"""From a dataset to what a learner takes: features and labels of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tuneloop.errors import InvalidInput
 from tuneloop.relational.boosted import Labels
-from tuneloop.relational.examples import Examples, read_examples
+from tuneloop.relational.dataset import Dataset
+from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Computer, Features
+from tuneloop.relational.labels import classes_of as label_classes
+from tuneloop.relational.labels import label_values
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.plan import Measured, Plan, Planner, Source, choose_windows
-from tuneloop.relational.schema import NodeTask, Table
+from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.ways import Way
 
 if TYPE_CHECKING:
@@ -23,81 +23,86 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class NodePreparation:
-    """Reads examples, plans, and computes features.
+def plan_features(
+    dataset: Dataset, data: OpenTables, train: Examples, *, hops: int = 2, use_history: bool = True
+) -> Plan:
+    """What is computed of examples.
 
     Args:
-        tables: the tables' descriptions.
-        task: what is predicted.
+        dataset: the tables' descriptions and the task.
         data: the tables' rows.
-        splits: the rows of the task's splits, in the same engine.
+        train: the training examples; rows after the last of them choose nothing.
         hops: how many keys are followed.
         use_history: whether earlier labels of an entity are features, where the task has a horizon.
     """
-
-    def __init__(
-        self,
-        tables: Sequence[Table],
-        task: NodeTask,
-        data: OpenTables,
-        splits: Mapping[str, ibis.Table],
-        *,
-        hops: int = 2,
-        use_history: bool = True,
-    ) -> None:
-        self._tables = tables
-        self._task = task
-        self._data = data
-        self.examples = read_examples(task, splits)
-        self.classes = _classes(task, self.examples["train"].labels)
-        numeric = task.task_type in ("binary_classification", "regression")
-        self._history = use_history and numeric and task.horizon is not None
-        self.plan = self._make_plan(hops)
-
-    def _make_plan(self, hops: int) -> Plan:
-        train = self.examples["train"]
-        last = train.times.max()
-        planner = Planner(
-            list(self._tables),
-            self._data,
-            self._task.entity,
-            None if np.isnat(last) else last.astype("datetime64[us]").item(),
+    task = _node_task(dataset)
+    last = train.times.max()
+    until = None if np.isnat(last) else last.astype("datetime64[us]").item()
+    planner = Planner(list(dataset.tables), data, task.entity, until)
+    history = None
+    numeric = task.task_type in ("binary_classification", "regression")
+    if use_history and numeric and task.horizon is not None and until is not None:
+        history = Source(
+            way=Way(task.entity.table, "key"),
+            timed=True,
+            windows=_label_windows(train),
+            numbers=(Measured("label"),),
+            categories=(),
         )
-        history = None
-        if self._history:
-            history = Source(
-                way=Way(self._task.entity.table, "key"),
-                timed=True,
-                windows=_label_windows(train),
-                numbers=(Measured("label"),),
-                categories=(),
-            )
-        times = len(np.unique(train.times))
-        return planner.plan(hops=hops, examples=len(train), times=times, history=history)
+    times = len(np.unique(train.times))
+    return planner.plan(hops=hops, examples=len(train), times=times, history=history)
 
-    def compute(self, examples: Examples, labelled: Examples) -> Features:
-        """The features of examples.
 
-        Args:
-            examples: whom and when.
-            labelled: whose labels may be features, where they were known by the cut-off.
-        """
-        engine = self._data.engine
-        history = None
-        if self._history:
-            assert self._task.horizon is not None
-            history = _bring(engine, labelled.history(self._task.horizon))
-        computer = Computer(self.plan, self._tables, self._data, history)
-        return computer.compute(_bring(engine, examples.table()), len(examples))
+def compute_features(
+    plan: Plan, dataset: Dataset, data: OpenTables, examples: Examples, labelled: Examples | None
+) -> Features:
+    """The features of examples.
 
-    def labels(self, examples: Examples) -> Labels:
-        """The labels as numbers.
+    Args:
+        plan: what is computed.
+        dataset: the tables' descriptions and the task.
+        data: the tables' rows.
+        examples: whom and when.
+        labelled: whose labels may be features, where they were known by the cut-off.
+    """
+    engine = data.engine
+    history = None
+    if plan.history is not None:
+        horizon = _node_task(dataset).horizon
+        assert horizon is not None
+        if labelled is None or labelled.labels is None:  # the features stay, and say that nothing is known
+            labelled = _nobody(examples)
+        history = _bring(engine, labelled.history(horizon))
+    computer = Computer(plan, dataset.tables, data, history)
+    return computer.compute(_bring(engine, examples.table()), len(examples))
 
-        Raises:
-            InvalidInput: a label is of a class that no training example has.
-        """
-        assert examples.labels is not None
-        return Labels(_numbers(self._task, examples.labels, self.classes), self.classes)
+
+def classes_of(task: NodeTask, examples: Examples) -> tuple[str, ...]:
+    """The classes of a task that has several, as text, in their order."""
+    assert examples.labels is not None
+    return label_classes(task, examples.labels)
+
+
+def labels_of(task: NodeTask, examples: Examples, classes: tuple[str, ...]) -> Labels:
+    """The labels as numbers.
+
+    Raises:
+        InvalidInput: a label is of a class that no training example has.
+    """
+    assert examples.labels is not None
+    return Labels(label_values(task, examples.labels, classes), classes)
+
+
+def _node_task(dataset: Dataset) -> NodeTask:
+    assert isinstance(dataset.task, NodeTask)
+    return dataset.task
+
+
+def _nobody(examples: Examples) -> Examples:
+    import pyarrow as pa
+
+    none = examples.take(np.empty(0, np.int64))
+    return replace(none, labels=pa.chunked_array([], pa.float64()))
 
 
 def aged_copies(examples: Examples, like: Examples, copies: int, seed: int) -> Examples:
@@ -130,40 +135,6 @@ def _label_windows(train: Examples) -> tuple[int, ...]:
     if not len(gaps) or not gaps.mean():
         return ()
     return choose_windows(float(gaps.mean()), float((times.max() - times.min()) / np.timedelta64(86_400_000_000, "us")))
-
-
-def _classes(task: NodeTask, labels: pa.ChunkedArray | None) -> tuple[str, ...]:
-    """The classes of a task, as text, in their order."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    assert labels is not None
-    if task.task_type == "multiclass_classification":
-        return tuple(sorted(pc.unique(labels).cast(pa.string()).drop_null().to_pylist()))
-    if task.task_type == "multilabel_classification":
-        return tuple(sorted(pc.unique(pc.list_flatten(labels)).cast(pa.string()).drop_null().to_pylist()))
-    return ()
-
-
-def _numbers(task: NodeTask, labels: pa.ChunkedArray, classes: tuple[str, ...]) -> NDArray[np.float64]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    known = pa.array(classes, pa.string())
-    if task.task_type == "multilabel_classification":
-        found = np.zeros((len(labels), len(classes)))
-        parents = pc.list_parent_indices(labels.combine_chunks()).to_numpy()
-        places = pc.index_in(pc.list_flatten(labels).cast(pa.string()), known)
-        seen = pc.is_valid(places).to_numpy(zero_copy_only=False)
-        found[parents[seen], places.drop_null().to_numpy().astype(int)] = 1.0
-        return found
-    if task.task_type == "multiclass_classification":
-        places = pc.index_in(labels.cast(pa.string()), known)
-        if places.null_count:
-            odd = labels.filter(pc.is_null(places))[0].as_py()
-            raise InvalidInput(f"the label {odd!r} is in no training example: split so that training sees every class")
-        return np.asarray(places.to_numpy(), float)
-    return np.asarray(pc.cast(labels, pa.float64()).to_numpy(), float)
 
 
 def _bring(engine: Any, table: pa.Table) -> ibis.Table:

@@ -15,6 +15,21 @@ DATABASES = (".duckdb", ".ddb")
 UPLOAD = "upload:"
 _UPLOADED = re.compile(r"[0-9a-f]{64}\.(parquet|csv)")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*://[^#]+)#(.+)", re.DOTALL)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def is_path(source: str) -> bool:
+    """Whether a source is a path, perhaps of a table in a DuckDB file: no upload, no address, no connection."""
+    place, mark, _ = source.partition("#")
+    if source.startswith(UPLOAD) or _ADDRESS.match(source):
+        return False
+    return not mark or Path(place).suffix.lower() in DATABASES
+
+
+def split_path(source: str) -> tuple[Path, str]:
+    """The file of a source that is a path, and what names a table in it: `#customers`, or nothing."""
+    place, mark, table = source.partition("#")
+    return Path(place), mark + table
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,11 @@ class Sources:
         self._connections = dict(connections or {})
         self._uploads = uploads
 
+    def and_under(self, folder: Path) -> Sources:
+        """These, and what lies under one more folder, such as files of our own making."""
+        roots = None if self._roots is None else [*self._roots, folder]
+        return Sources(roots=roots, connections=self._connections, uploads=self._uploads)
+
     def locate(self, source: str) -> Location:
         """What a source means: a file, a folder of Parquet files, `shop.duckdb#customers`, `connection#schema.table`,
         `postgresql://…#schema.table` where there are no roots, or an upload.
@@ -71,19 +91,14 @@ class Sources:
         """
         if source.startswith(UPLOAD):
             return self._locate_upload(source.removeprefix(UPLOAD))
-        if match := _URL.fullmatch(source):
-            if self._roots is not None:
-                raise InvalidInput(
-                    "a service reads databases by the names of its connections: "
-                    "set TUNELOOP_TABLE_CONNECTIONS=shop=postgresql://… and write shop#schema.table"
-                )
-            return Location("database", url=match[1], table=match[2])
+        if _ADDRESS.match(source):
+            return self._locate_address(source)
         place, mark, table = source.partition("#")
         if place in self._connections:
             if not table:
                 raise InvalidInput(f"name a table of the connection {place}: {place}#schema.table")
             return Location("database", url=self._connections[place], table=table)
-        if mark and Path(place).suffix.lower() not in DATABASES:
+        if not is_path(source):
             raise InvalidInput(
                 f"{place!r} is neither a DuckDB file nor a connection "
                 f"({', '.join(sorted(self._connections)) or 'there are none: see TUNELOOP_TABLE_CONNECTIONS'})"
@@ -98,6 +113,17 @@ class Sources:
             raise InvalidInput(f"there is no upload {UPLOAD}{name}: send the file again")
         path = self._uploads / name
         return Location(_format(path), path=path)
+
+    def _locate_address(self, source: str) -> Location:
+        if self._roots is not None:
+            raise InvalidInput(
+                "a service reads databases by the names of its connections: "
+                "set TUNELOOP_TABLE_CONNECTIONS=shop=postgresql://… and write shop#schema.table"
+            )
+        match = _URL.fullmatch(source)
+        if match is None:
+            raise InvalidInput("an address also names the table: postgresql://…#schema.table")
+        return Location("database", url=match[1], table=match[2])
 
     def _permitted(self, path: Path) -> Path:
         """The path with every link in it followed."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuneloop.errors import TuneloopError
 from tuneloop.relational.dataset import Dataset
+from tuneloop.relational.making import materialise
 from tuneloop.relational.opening import OpenTables, first_line, open_tables
 from tuneloop.relational.schema import SPLITS, ForeignKey, NodeTask, Table
 from tuneloop.relational.sources import Sources
+from tuneloop.relational.template import BadTemplate
 from tuneloop.relational.values import can_be, readable_as
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ class Problem:
     """One thing that is wrong.
 
     Attributes:
-        table: of the dataset; a split of the task is `task.train`.
+        table: of the dataset; a split of the task is `task.train`, its query `task.template`.
         column: where one is to blame.
         problem: what is wrong, with the figures.
         fix: what to do about it.
@@ -37,6 +42,22 @@ class Problem:
     column: str | None
     problem: str
     fix: str
+
+    @property
+    def place(self) -> str:
+        """Table and column."""
+        return self.table if self.column is None else f"{self.table}.{self.column}"
+
+
+class InvalidDataset(TuneloopError):
+    """A dataset that nothing can be learnt from. `problems` are all that is wrong with it."""
+
+    status = 422
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        shown = "; ".join(f"{each.place} {each.problem}" for each in problems[:5])
+        super().__init__(shown + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""))
+        self.problems = tuple(problems)
 
 
 def validate(dataset: Dataset, sources: Sources, *, memory_gb: float | None = None) -> list[Problem]:
@@ -49,16 +70,24 @@ def validate(dataset: Dataset, sources: Sources, *, memory_gb: float | None = No
     if found:  # names that mean nothing cannot be looked up in data
         return found
     wanted = {table.name: table.source for table in dataset.tables}
-    with open_tables(wanted, sources, memory_gb=memory_gb) as tables:
-        for table in dataset.tables:
-            found += _guarded(table.name, _table_problems(dataset, table, tables))
-    if dataset.task is not None and dataset.task.source is not None:
-        # A split may lie elsewhere than the tables.
-        splits = {f"task.{name}": source for name, source in dataset.task.source.items()}
-        keys = {each.table: dataset.table(each.table).source for each in _entities(dataset)}
-        with open_tables(keys | splits, sources, memory_gb=memory_gb) as tables:
-            bad = {problem.table for problem in found}
-            found += _guarded("task", _task_problems(dataset, tables, bad))
+    with tempfile.TemporaryDirectory(prefix="tuneloop-") as folder:
+        with open_tables(wanted, sources, memory_gb=memory_gb) as tables:
+            for table in dataset.tables:
+                found += _guarded(table.name, _table_problems(dataset, table, tables))
+            if dataset.task is not None and dataset.task.template is not None:
+                if found:  # a query over tables that are wrong says nothing new
+                    return found
+                try:
+                    dataset = materialise(dataset, tables, Path(folder))
+                except BadTemplate as error:
+                    return [Problem("task.template", error.column, error.problem, error.fix)]
+        if dataset.task is not None and dataset.task.source is not None:
+            # A split may lie elsewhere than the tables.
+            splits = {f"task.{name}": source for name, source in dataset.task.source.items()}
+            keys = {each.table: dataset.table(each.table).source for each in _entities(dataset)}
+            with open_tables(keys | splits, sources.and_under(Path(folder)), memory_gb=memory_gb) as tables:
+                bad = {problem.table for problem in found}
+                found += _guarded("task", _task_problems(dataset, tables, bad))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tuneloop.search.charts import Chart, Line, line_chart
+from tuneloop.charts import Chart, Line, line_chart
 from tuneloop.search.comparison import DIGITS, Result, most_changed, number
 from tuneloop.search.data import TrainingData
 from tuneloop.search.intervals import Interval

@@ -1,9 +1,11 @@
 """What the commands have in common: how they find the service, print answers, and say what is wrong."""
 
 import inspect
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
@@ -13,7 +15,7 @@ from typer.core import TyperGroup
 from tuneloop.errors import InvalidInput, TuneloopError
 
 if TYPE_CHECKING:
-    from tuneloop.client import Client
+    from tuneloop.client import Client, Task
     from tuneloop.settings import Settings
 
 P = ParamSpec("P")
@@ -76,6 +78,74 @@ def confirm(question: str) -> None:
         print(file=sys.stderr)
     if answer.strip().lower() not in ("y", "yes"):
         raise typer.Abort
+
+
+def check_set(values: list[str] | None) -> list[str] | None:
+    """Refuse what is not `key=value`."""
+    for entry in values or []:
+        key, equals, _ = entry.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"{entry!r} is not KEY=VALUE")
+    return values
+
+
+def parse_set(values: list[str] | None) -> dict[str, Any]:
+    """`key=value` options as settings: a value is JSON where it can be read so, and text otherwise."""
+    settings: dict[str, Any] = {}
+    for entry in values or []:
+        key, _, value = entry.partition("=")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
+
+
+def is_bad_end(task: "Task") -> int:
+    """Exit status 1 when a task came to a bad end."""
+    return int(task.status in ("error", "canceled"))
+
+
+def watch(client: "Client", task_id: str) -> "Task":
+    """Show a task and what it prints until it is over. Ctrl-C leaves the task alone."""
+    with watching(client) as look:
+        return client.wait(task_id, callback=look)
+
+
+@contextmanager
+def watching(client: "Client") -> Iterator[Callable[["Task"], None]]:
+    """Gives what shows a task, and what it prints, each time it is called with it. Ctrl-C leaves the task alone."""
+    from tuneloop.service import live, terminal
+
+    seen: list[str] = []
+    after: str | None = None
+    view: live.Watching | None = None
+    try:
+        with ExitStack() as stack:
+
+            def look(task: "Task") -> None:
+                nonlocal after, view
+                seen[:] = [task.id]
+                view = view or stack.enter_context(live.watch_task())  # not while files are still being sent
+                after = _say_log(client, task.id, after, view.say)
+                view.update(task)
+
+            yield look
+    except KeyboardInterrupt:
+        for task_id in seen:
+            terminal.say(f"Task {task_id} goes on. Watch it again: `tuneloop wait {task_id}`")
+            terminal.say(f"Stop it: `tuneloop cancel {task_id}`")
+        raise typer.Exit(130) from None
+
+
+def _say_log(client: "Client", task_id: str, after: str | None, say: Callable[[str], None]) -> str:
+    while True:
+        log = client.task_log(task_id, after=after)
+        for line in log.lines:
+            say(line)
+        if not log.lines:
+            return log.next
+        after = log.next
 
 
 def existing_file(path: Path | None) -> Path | None:

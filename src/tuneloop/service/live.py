@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -105,12 +106,29 @@ class TaskView:
             yield f"experiment  {task.experiment_url}"
 
 
+@dataclass(frozen=True)
+class Watching:
+    """What a person sees of a task.
+
+    Attributes:
+        update: takes over what the task says now.
+        say: prints a line of its log.
+    """
+
+    update: Callable[[api.Task], None]
+    say: Callable[[str], None]
+
+
 @contextmanager
-def watch_task() -> Iterator[Callable[[api.Task], None]]:
-    """A live view on stderr, or a line for each step where stderr is no terminal; gives the function to update it."""
+def watch_task() -> Iterator[Watching]:
+    """A live view on stderr below the task's log, or lines where stderr is no terminal."""
     console = terminal.err()
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
     if not console.is_terminal:
-        yield _log_lines(console)
+        yield Watching(_log_lines(console), say)
         return
     view = TaskView()
     with Live(view, console=console, refresh_per_second=8, redirect_stdout=False, transient=True) as live:
@@ -119,7 +137,7 @@ def watch_task() -> Iterator[Callable[[api.Task], None]]:
             view.update(task)
             live.refresh()
 
-        yield update
+        yield Watching(update, say)
 
 
 def _log_lines(console: Console) -> Callable[[api.Task], None]:

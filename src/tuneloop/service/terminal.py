@@ -143,10 +143,12 @@ def status_of(task: api.Task) -> str:
 
 
 def title_of(task: api.Task) -> str:
-    """What a task is about: the method, or the model whose embeddings it writes."""
+    """What a task is about: the method, the dataset and its task, or the model whose answers it writes."""
     if task.fine_tuning_method is not None:
         return escape(task.fine_tuning_method)
     settings = task.settings or {}
+    if task.kind == "relational" and task.dataset is not None:
+        return escape(f"{task.kind} {task.dataset['name']}/{(task.dataset.get('task') or {}).get('name', '')}")
     return escape(f"{task.kind} {settings.get('model', '')}/{settings.get('version', '')}")
 
 
@@ -202,10 +204,18 @@ def show_task(task: api.Task) -> None:
         say(f"Register its best model:  tuneloop models register NAME --task {task.id}")
 
 
+def show_log(log: api.TaskLog) -> None:
+    """What a task printed, as it is."""
+    for line in log.lines:
+        print(line)
+
+
 def _items_of(task: api.Task) -> str | None:
     progress = task.progress
     if progress is None or progress.items_done is None or not task.is_over:
         return None
+    if task.kind == "predict":
+        return f"{progress.items_done:,} predicted"
     return f"{progress.items_done:,}, of which {progress.items_encoded or 0:,} were encoded and the others known"
 
 

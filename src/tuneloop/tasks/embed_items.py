@@ -11,7 +11,7 @@ import structlog
 
 from tuneloop.catalog.store import Catalog
 from tuneloop.models.encoders import Encoder
-from tuneloop.models.loading import load_run
+from tuneloop.models.loading import load_run, need_encoder
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.settings import Settings
 from tuneloop.tasks.attempt import ending, interruptible
@@ -168,7 +168,8 @@ class _Model:
         """The embeddings (N, d) of items."""
         check = self._follower.check
         if self._encoder is None:
-            self._encoder = interruptible(lambda: load_run(self._registry, self.run_id, self._folder), check)
+            loaded = interruptible(lambda: load_run(self._registry, self.run_id, self._folder), check)
+            self._encoder = need_encoder(loaded)
         vectors = self._encoder.encode_many(texts, "item", check=check, told=told)
         self.dimensions = vectors.shape[1]
         return vectors

@@ -29,6 +29,7 @@ class Follower:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {}
         self._changed = False
+        self._lines: list[str] = []
         self._thread = threading.Thread(target=self._follow, name=f"follow {task_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -53,7 +54,12 @@ class Follower:
             self._progress = {name: value for name, value in self._progress.items() if value is not None}
             self._changed = True
 
-    def found(self, **fields: str) -> None:
+    def log(self, line: str) -> None:
+        """Add a line to what the task prints."""
+        with self._lock:
+            self._lines.append(line)
+
+    def found(self, **fields: str | None) -> None:
         """Store what is known from now on."""
         self._store.update(self._task_id, self._attempt, **fields)
 
@@ -63,11 +69,19 @@ class Follower:
             try:
                 if self._store.cancel_requested(self._task_id, self._attempt):
                     self._canceled.set()
-                with self._lock:
-                    progress, self._changed = (dict(self._progress) if self._changed else None), False
-                if progress is not None:
-                    self._store.update(self._task_id, self._attempt, progress=progress)
+                self._tell()
             except SQLAlchemyError:
                 log.warning("the database does not answer; trying again", task_id=self._task_id, exc_info=True)
             if over:
                 return
+
+    def _tell(self) -> None:
+        with self._lock:
+            progress, self._changed = (dict(self._progress) if self._changed else None), False
+            lines = list(self._lines)
+        if progress is not None:
+            self._store.update(self._task_id, self._attempt, progress=progress)
+        if lines:
+            self._store.append_log(self._task_id, self._attempt, lines)
+            with self._lock:
+                del self._lines[: len(lines)]  # what could not be stored is tried again

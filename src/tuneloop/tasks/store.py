@@ -13,11 +13,14 @@ from tuneloop.database import Database
 from tuneloop.errors import Conflict, NotFound
 from tuneloop.feedback.store import FeedbackStore
 from tuneloop.ids import new_id, now_micros
+from tuneloop.tasks import log
 from tuneloop.tasks.tables import tasks
 from tuneloop.tasks.workers import live_workers
 
 FINE_TUNING = "fine_tuning"
 EMBED_ITEMS = "embed_items"
+RELATIONAL = "relational"
+PREDICT = "predict"
 STATUSES = ("pending", "processing", "done", "canceled", "error")
 NOTHING_COLLECTED = "nothing was collected: there is no session to learn from since the last release"
 
@@ -36,6 +39,7 @@ class TaskRecord:
     batch_id: str | None = None
     metadata: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
     idempotency_key: str | None = None
     progress: dict[str, Any] | None = None
     detail: str | None = None
@@ -98,6 +102,54 @@ class TaskStore:
         """
         request = {"kind": EMBED_ITEMS, **asked}
         return self._create(request, lambda _: {"kind": EMBED_ITEMS, "settings": dict(settings)}, idempotency_key)
+
+    def create_relational(
+        self,
+        *,
+        dataset: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> TaskRecord:
+        """Ask for a model of a dataset's task.
+
+        Args:
+            dataset: its document.
+            settings: of the search, checked.
+            metadata: the caller's own.
+            idempotency_key: the same key with the same request is the same task.
+            check: called before a new task is stored; what it raises is passed on.
+
+        Raises:
+            Conflict: another request used the idempotency key.
+        """
+        row = {"kind": RELATIONAL, "dataset": dict(dataset), "settings": dict(settings), "metadata": metadata}
+        return self._create(row, lambda _: row, idempotency_key, check)
+
+    def create_predict(
+        self,
+        *,
+        asked: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        dataset: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> TaskRecord:
+        """Ask for the predictions of a table of entities.
+
+        Args:
+            asked: the request as it came, which the same idempotency key must come with; an alias in it may move.
+            settings: what to do: `model`, `version` (a number), `source`, `output`, `overwrite`, `embeddings`.
+            dataset: the document of the tables to look at, instead of those recorded with the model.
+            idempotency_key: the same key with the same request is the same task.
+            check: called before a new task is stored; what it raises is passed on.
+
+        Raises:
+            Conflict: another request used the idempotency key.
+        """
+        row = {"kind": PREDICT, "settings": dict(settings), "dataset": None if dataset is None else dict(dataset)}
+        return self._create({"kind": PREDICT, **asked}, lambda _: row, idempotency_key, check)
 
     def get(self, task_id: str, *, kind: str | None = None) -> TaskRecord:
         """One task.
@@ -174,6 +226,19 @@ class TaskStore:
         with self._database.read() as connection:
             return live_workers(connection)
 
+    def log(self, task_id: str, *, after: str | None = None, limit: int = 1000) -> tuple[Sequence[str], str]:
+        """What a task printed: lines after a cursor, or from the first, and the cursor to go on with.
+
+        Once a task is over and a look after that finds no line, there will be none.
+
+        Raises:
+            NotFound: no such task.
+            InvalidInput: no cursor that this service gave.
+        """
+        with self._database.read() as connection:
+            _one(connection, task_id)
+            return log.read(connection, task_id, after, limit)
+
     # -- what the worker does
 
     def waiting(self) -> Sequence[TaskRecord]:
@@ -205,6 +270,11 @@ class TaskStore:
                 .values(**values, updated_at=now_micros())
             )
 
+    def append_log(self, task_id: str, attempt: int, lines: Sequence[str]) -> None:
+        """Add lines to what a task printed; those of an earlier attempt are left out."""
+        with self._database.write() as connection:
+            log.append(connection, task_id, attempt, lines)
+
     def cancel_requested(self, task_id: str, attempt: int) -> bool:
         """Whether an attempt at a task is to stop."""
         query = sa.select(tasks.c.attempt, tasks.c.cancel_requested).where(tasks.c.task_id == task_id)
@@ -217,9 +287,14 @@ class TaskStore:
         request: Mapping[str, Any],
         fill: Callable[[sa.Connection], Mapping[str, Any]],
         idempotency_key: str | None,
+        check: Callable[[], None] = lambda: None,
     ) -> TaskRecord:
         """The task that a request made, now or before; `fill` gives the fields of its own."""
         digest = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
+        with self._database.read() as connection:
+            if known := self._by_key(connection, idempotency_key, digest):
+                return known
+        check()  # may take long, and then no transaction is open
         try:
             with self._database.write() as connection:
                 if known := self._by_key(connection, idempotency_key, digest):

@@ -9,7 +9,7 @@ tasks = sa.Table(
     metadata,
     sa.Column("seq", Sequence, primary_key=True, autoincrement=True),
     sa.Column("task_id", OwnId, nullable=False, unique=True),
-    sa.Column("kind", sa.String(40), nullable=False),  # fine_tuning, embed_items
+    sa.Column("kind", sa.String(40), nullable=False),  # fine_tuning, embed_items, relational, predict
     sa.Column("method", sa.Text),
     sa.Column("batch_id", OwnId, sa.ForeignKey("batches.batch_id")),
     sa.Column("status", sa.String(12), nullable=False, index=True),
@@ -17,6 +17,7 @@ tasks = sa.Table(
     sa.Column("updated_at", Micros, nullable=False),
     sa.Column("metadata", sa.JSON(none_as_null=True)),
     sa.Column("settings", sa.JSON(none_as_null=True)),
+    sa.Column("dataset", sa.JSON(none_as_null=True)),  # the tables that it is about
     sa.Column("idempotency_key", OpaqueId, unique=True),
     sa.Column("request_hash", sa.String(64), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),  # each restart is a new attempt
@@ -28,6 +29,18 @@ tasks = sa.Table(
     sa.Column("start_run_id", sa.Text),
     sa.Column("best_run_id", sa.Text),
     sa.Column("output", sa.Text),
+)
+
+# What tasks print; the lines of one task come in the order of `seq`.
+task_log = sa.Table(
+    "task_log",
+    metadata,
+    sa.Column("seq", Sequence, primary_key=True, autoincrement=True),
+    sa.Column("task_id", OwnId, sa.ForeignKey("tasks.task_id"), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("logged_at", Micros, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Index("ix_task_log_task_id_seq", "task_id", "seq"),
 )
 
 # Processes that work on tasks; a row whose heartbeat stops is a dead worker.

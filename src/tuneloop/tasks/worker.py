@@ -20,14 +20,18 @@ from tuneloop.ids import now_micros
 from tuneloop.methods.registry import discover
 from tuneloop.models.registry import ModelRegistry
 from tuneloop.models.store import StoredModels
+from tuneloop.relational.outputs import Outputs
+from tuneloop.relational.sources import Sources
 from tuneloop.settings import Settings
 from tuneloop.tasks import workers
 from tuneloop.tasks.embed_items import EmbedItems
 from tuneloop.tasks.erasure import Erasure
 from tuneloop.tasks.fine_tuning import FineTuning
+from tuneloop.tasks.predict import Predict
 from tuneloop.tasks.queue_format import JsonSerializer
+from tuneloop.tasks.relational import Relational
 from tuneloop.tasks.snapshots import SnapshotStore
-from tuneloop.tasks.store import EMBED_ITEMS, TaskRecord, TaskStore
+from tuneloop.tasks.store import EMBED_ITEMS, PREDICT, RELATIONAL, TaskRecord, TaskStore
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -77,11 +81,34 @@ class Worker:
             registry=registry,
             worker_id=self._id,
         )
+        models = ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds)
+        sources = Sources(roots=settings.roots, connections=settings.connections, uploads=settings.uploads_dir)
+        self._relational = Relational(
+            settings,
+            store=self._store,
+            stored=StoredModels(self._database),
+            sources=sources,
+            worker_id=self._id,
+        )
         self._embed_items = EmbedItems(
             settings,
             store=self._store,
             catalog=catalog,
-            registry=ModelRegistry(settings.tracking_uri, self._database, retry_seconds=settings.mlflow_retry_seconds),
+            registry=models,
+            worker_id=self._id,
+        )
+        self._predict = Predict(
+            settings,
+            store=self._store,
+            registry=models,
+            sources=sources,
+            outputs=Outputs(
+                settings.predictions_dir,
+                roots=settings.roots,
+                connections=settings.connections,
+                writable=settings.writable,
+                closed=[settings.data_dir],
+            ),
             worker_id=self._id,
         )
         self._enqueued: set[str] = set()
@@ -180,6 +207,10 @@ class Worker:
         log.info("task begins", task_id=task_id, kind=task.kind, attempt=attempt, method=task.method)
         if task.kind == EMBED_ITEMS:
             self._embed_items.work(task)
+        elif task.kind == PREDICT:
+            self._predict.work(task)
+        elif task.kind == RELATIONAL:
+            self._relational.work(task, _durable)
         else:
             self._fine_tuning.work(task, _durable)
 

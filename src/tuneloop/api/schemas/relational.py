@@ -1,7 +1,11 @@
 """The shapes of datasets and of what is wrong with them."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuneloop.api.schemas.errors import Problem
+from tuneloop.ids import ClientId, JsonValue
 from tuneloop.relational.dataset import Dataset
 
 
@@ -26,6 +30,23 @@ class Problems(BaseModel):
     """All that is wrong; empty when all is well."""
 
     problems: list[DatasetProblem]
+
+
+class Refused(BaseModel):
+    """What is wrong with the request, or with the dataset in it."""
+
+    detail: list[DatasetProblem] | list[Problem]
+
+
+class RelationalTaskRequest(BaseModel):
+    """Asks for a model of a dataset's task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: Dataset
+    settings: dict[str, Any] | None = Field(None, description="Of the search: `max_runs`, `max_minutes`, `learners`, …")
+    metadata: dict[str, JsonValue] | None = Field(None, description="Yours; it comes back with the task.")
+    idempotency_key: ClientId | None = Field(None, description="The same request with the same key is the same task.")
 
 
 class LocalFile(BaseModel):

@@ -11,6 +11,12 @@ class Pong(BaseModel):
     ping: Literal["pong"]
 
 
+class MlflowAddress(BaseModel):
+    """Where people look at experiments."""
+
+    url: str
+
+
 class Part(BaseModel):
     """Whether a part of the service answers, and what is wrong when it does not."""
 

@@ -46,7 +46,7 @@ class TaskFields(BaseModel):
     idempotency_key: str | None = None
     progress: Progress | None = None
     detail: str | None = Field(
-        None, description="How the best model compares with the start model, why there is none, or why it failed."
+        None, description="How good the best model is, why there is none, what became of it, or why it failed."
     )
     start_run_id: str | None = Field(None, description="The MLflow run whose model the iteration started from.")
     best_run_id: str | None = Field(None, description="The MLflow run whose model is the best.")
@@ -62,11 +62,19 @@ class FineTuningTask(TaskFields):
 
 
 class Task(TaskFields):
-    """A task of any kind: `fine_tuning`, `embed_items`."""
+    """A task of any kind: `fine_tuning`, `embed_items`, `relational`, `predict`."""
 
     kind: str
+    dataset: dict[str, Any] | None = Field(None, description="The tables and the task that it is about.")
     fine_tuning_method: str | None = None
     output: str | None = Field(None, description="What the task wrote, where it wrote something.")
+
+
+class Log(BaseModel):
+    """What a task printed."""
+
+    lines: list[str]
+    next: str = Field(description="`after` of the next call.")
 
 
 class MethodAnswer(BaseModel):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneloop.search.charts import MAX_POINTS, Line, line_chart, thinned, ticks
+from tuneloop.charts import MAX_POINTS, Line, line_chart, thinned, ticks
 
 
 @given(st.floats(-1000, 1000), st.floats(0, 1000), st.integers(3, 8))

@@ -74,7 +74,7 @@ def line_chart(title: str, lines: Sequence[Line], *, mark: float | None = None) 
         title,
         drawn,
         [(place_x(x), f"{x:,g}") for x in x_ticks if x <= x_end],
-        [(place_y(y), label) for y, label in zip(y_ticks, _labels(y_ticks), strict=True)],
+        [(place_y(y), label) for y, label in zip(y_ticks, labels(y_ticks), strict=True)],
         None if mark is None else place_x(mark),
     )
 
@@ -97,7 +97,8 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _labels(values: Sequence[float]) -> list[str]:
+def labels(values: Sequence[float]) -> list[str]:
+    """Ticks as words, with as many digits as tell them apart."""
     step = values[1] - values[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{value:.{digits}f}".replace("-", "−") for value in values]
+    return [f"{value:,.{digits}f}".replace("-", "−") for value in values]

@@ -1,0 +1,282 @@
+"""Labels of entities learnt by gradient boosted trees over features generated along the keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuneloop.relational.backtest import Backtest, backtests, is_frozen, varied
+from tuneloop.relational.boosted import WATCHED, Labels, Pool, Split, Trees, default_params, fit_all, fit_trees
+from tuneloop.relational.boosted_model import BoostedModel
+from tuneloop.relational.dataset import Dataset
+from tuneloop.relational.examples import Examples, Times
+from tuneloop.relational.features import Features
+from tuneloop.relational.learner import Folds, Learner, Run, Watcher
+from tuneloop.relational.metrics import measure
+from tuneloop.relational.opening import OpenTables
+from tuneloop.relational.prepare import aged_copies, classes_of, compute_features, labels_of, plan_features
+from tuneloop.relational.schema import NodeTask
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.trial import FrozenTrial
+
+COPIES = 2  # of each training example, where predictions are made from rows that end earlier
+MOST_MEMBERS = 4
+_EVERY = 1.0  # seconds between two looks at whether to stop
+
+
+class BoostedNodes(Learner):
+    """Gradient boosted trees over temporal features.
+
+    Settings are chosen by the validation split and, where that is small, by earlier ones within training
+    (`backtests`). Where validation or test examples see no rows after some time, training examples are aged alike.
+    """
+
+    name = "boosted"
+    fitted = BoostedModel
+
+    @classmethod
+    def can(cls, dataset: Dataset) -> bool:
+        """Whether it can learn the dataset's task."""
+        return isinstance(dataset.task, NodeTask)
+
+    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+        assert isinstance(dataset.task, NodeTask)
+        self._task = dataset.task
+        self._dataset = dataset
+        self._data = data
+        self._folds = folds
+        self._seed = seed
+
+    def prepare(self, watcher: Watcher) -> None:
+        """Plan the features and compute those of all training and validation examples, at once."""
+        train, validation = self._folds.train, self._folds.validation
+        watcher.progress("planning features")
+        self._plan = plan_features(self._dataset, self._data, train)
+        for words in self._plan.left_out:
+            watcher.log(f"left out, as each example would meet too many rows: {words}")
+        self._classes = classes_of(self._task, train)
+        tests = self._backtests()
+        learnt, full = self._learnt(), self._learnt_finally()
+        choosing = [learnt, *(each.examples for each in tests), validation]
+        everything = _joined(choosing + ([full] if full is not None else []))
+        watcher.progress("computing features")
+        watcher.check()
+        features = compute_features(self._plan, self._dataset, self._data, everything, self._labelled())
+        watcher.log(f"{len(features.columns)} features of {len(everything)} examples")
+        sheet = _Rows(features, labels_of(self._task, everything, self._classes), everything.times)
+        count = sum(map(len, choosing))
+        self._splits = _splits(tests, learnt, train, validation)
+        self._choosing = sheet.take(np.arange(count))
+        finally_ = [*range(len(learnt)), *self._splits[-1].held] if full is None else range(count, len(everything))
+        self._finally = sheet.take(np.array(finally_))
+        self._pool: Pool | None = None
+        self._fitted: dict[str, list[Trees]] = {}
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Settings around those that are good for most tables, perhaps averaged with the best trial so far."""
+        found: dict[str, Any] = {
+            "with_best": trial.suggest_categorical("with_best", [False, True]),
+            "num_leaves": trial.suggest_int("num_leaves", 3, 32, log=True),
+            "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.1, log=True),
+            "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 10, 150, log=True),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.02, 0.3, log=True),
+            "bagging_fraction": trial.suggest_float("bagging_fraction", 0.4, 0.9),
+            "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50, log=True),
+            "extra_trees": trial.suggest_categorical("extra_trees", [False, True]),
+            "half_life": trial.suggest_categorical("half_life", [0.0, 0.1, 0.2, 0.4, 0.8]),
+        }
+        from optuna.study import StudyDirection
+        from optuna.trial import TrialState
+
+        earlier = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        higher = trial.study.direction == StudyDirection.MAXIMIZE
+        members = [self.defaults() | each for each in _together(found, trial.number, earlier, higher)]
+        return members[0] if len(members) == 1 else {"members": members}
+
+    def defaults(self) -> dict[str, Any]:
+        """Settings that work on most tables."""
+        return default_params() | {"half_life": 0.4, "bags": 3, "with_best": False}
+
+    def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
+        """Fit on the training examples; the value is the mean over the validation split and earlier ones.
+
+        Args:
+            params: those of `suggest`, or {"members": [params, …]}: several, whose predictions are averaged.
+            seed: of the trees.
+            watcher: told of each round.
+        """
+        rows, task = self._choosing, self._task
+        members = [self._trees(each, seed, watcher) for each in members_of(params)]
+        values: list[float] = []
+        for at, split in enumerate(self._splits):
+            model = self._model([trees[at] for trees in members])
+            predictions = model.predict_features(rows.features.values[split.held])
+            values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
+        found = {"rounds": [trees[-1].best_rounds for trees in members], "values": values}
+        return Run(model, float(np.nanmean(values)), predictions, found)
+
+    def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:
+        """The trees of each split; those of settings that were fitted before are still there."""
+        known = json.dumps([params, seed], sort_keys=True)
+        if known not in self._fitted:
+            rows, task = self._choosing, self._task
+            self._pool = self._pool or Pool(rows.features, rows.labels, reference=self._splits[-1].train)
+            self._fitted[known] = fit_trees(
+                task.task_type,
+                task.evaluation_metric,
+                self._pool,
+                self._splits,
+                params,
+                seed=seed,
+                weights=_weights(rows.times, self._splits[-1].train, params),
+                report=_Reporting(watcher, task.evaluation_metric),
+            )
+        return self._fitted[known]
+
+    def refit(
+        self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher
+    ) -> BoostedModel:
+        """Fit on training and validation examples together, so many rounds as `fit` found best, with all the bags."""
+        rows, task = self._finally, self._task
+        pool = Pool(rows.features, rows.labels)
+        members = []
+        for each, rounds in zip(members_of(params), found["rounds"], strict=True):
+            members.append(
+                fit_all(
+                    task.task_type,
+                    task.evaluation_metric,
+                    pool,
+                    each,
+                    seed=seed,
+                    rounds=rounds,
+                    weights=_weights(rows.times, np.arange(len(rows.times)), each),
+                    check=_Reporting(watcher, task.evaluation_metric).check,
+                )
+            )
+        return self._model(members)
+
+    def _model(self, members: Sequence[Trees]) -> BoostedModel:
+        columns = self._choosing.features.columns
+        return BoostedModel(self._plan, columns, members, self._classes)
+
+    # -- the examples
+
+    def _labelled(self) -> Examples:
+        """All whose labels are known: a test split need not have any."""
+        folds = self._folds
+        if folds.test is not None and folds.test.labels is None:
+            return folds.train + folds.validation
+        return folds.labelled
+
+    def _learnt(self) -> Examples:
+        """The training examples as old as the validation examples are."""
+        train, validation = self._folds.train, self._folds.validation
+        return aged_copies(train, validation, COPIES, self._seed) if is_frozen(validation) else train
+
+    def _learnt_finally(self) -> Examples | None:
+        """All examples as old as those that decide nothing; None where none is aged."""
+        train, validation, test = self._folds.train, self._folds.validation, self._folds.test
+        like = test if test is not None and is_frozen(test) else validation
+        if not is_frozen(like):
+            return None
+        full = train + validation
+        # What validation examples saw is for choosing: here they are aged as all others.
+        return aged_copies(replace(full, cuts=full.times), like, COPIES, self._seed + 1)
+
+    def _backtests(self) -> list[Backtest]:
+        found = []
+        for each in backtests(self._folds.train, self._folds.validation, self._task.horizon):
+            labels = labels_of(self._task, self._folds.train, self._classes).values
+            if varied(labels[each.train]) and varied(labels[each.held]):
+                found.append(each)
+        return found
+
+
+def _together(
+    params: Mapping[str, Any], number: int, earlier: Sequence[FrozenTrial], higher: bool
+) -> list[Mapping[str, Any]]:
+    """A trial's settings, and those it is averaged with: what the best trial before it had.
+
+    Good settings join one after another: forward selection as in Caruana et al., Ensemble selection from libraries of
+    models (ICML 2004).
+    """
+    before = [each for each in earlier if each.number < number and each.value is not None and each.params]
+    if not params.get("with_best") or not before:
+        return [params]
+    best = max(before, key=lambda each: (each.value if higher else -each.value, -each.number))
+    return [params, *_together(best.params, best.number, before, higher)][:MOST_MEMBERS]
+
+
+def members_of(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The settings of each of the trees whose predictions are averaged."""
+    found: list[Mapping[str, Any]] = params.get("members") or [params]
+    return found
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Features, labels and times of examples, in one order."""
+
+    features: Features
+    labels: Labels
+    times: Times
+
+    def take(self, rows: NDArray[np.int64]) -> _Rows:
+        features = Features(self.features.values[rows], self.features.columns)
+        return _Rows(features, Labels(self.labels.values[rows], self.labels.classes), self.times[rows])
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    found = parts[0]
+    for each in parts[1:]:
+        found = found + each
+    return found
+
+
+def _splits(tests: Sequence[Backtest], learnt: Examples, train: Examples, validation: Examples) -> list[Split]:
+    """Splits of the rows: training examples, perhaps several times; those of each backtest; the validation split."""
+    copies = np.arange(0, len(learnt), len(train))[:, None]
+    found, start = [], len(learnt)
+    for each in tests:
+        held = np.arange(start, start + len(each.held))
+        found.append(Split((copies + each.train).ravel(), held))
+        start += len(held)
+    return [*found, Split(np.arange(len(learnt)), np.arange(start, start + len(validation)))]
+
+
+def _weights(times: Times, learnt: NDArray[np.int64], params: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    """Weights that halve with age: each `half_life` of the time that training spans."""
+    share = params.get("half_life", 0.0)
+    if not share or np.isnat(times).any():
+        return None
+    first, last = times[learnt].min(), times[learnt].max()
+    ages = (last - times) / max(last - first, np.timedelta64(1, "us"))
+    return np.asarray(0.5 ** (ages / share))
+
+
+class _Reporting:
+    """Tells a watcher of rounds, and looks every second whether to stop."""
+
+    def __init__(self, watcher: Watcher, metric: str) -> None:
+        self._watcher = watcher
+        self._name = f"val_metric_{metric}" if metric in WATCHED else "val_loss"
+        self._next = 0.0
+
+    def __call__(self, number: int, values: Mapping[str, float]) -> None:
+        if number % 10 == 0:
+            self._watcher.report({self._name: next(iter(values.values()))}, step=number)
+        self.check()
+
+    def check(self) -> None:
+        if monotonic() >= self._next:
+            self._watcher.check()
+            self._next = monotonic() + _EVERY

@@ -1,0 +1,198 @@
+"""One task's learners at work: fitted with given settings, measured, blended, and fitted again for use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tuneloop.relational.blend import combine
+from tuneloop.relational.dataset import Dataset
+from tuneloop.relational.examples import Examples
+from tuneloop.relational.facts import Attempt, Facts
+from tuneloop.relational.judging import metrics_of, value_of
+from tuneloop.relational.labels import classes_of
+from tuneloop.relational.learner import Fitted, Folds, Importance, Learner, Predictions, Run, Watcher
+from tuneloop.relational.model import Part, TableModel, task_of
+from tuneloop.relational.opening import OpenTables
+from tuneloop.relational.permutation import importance_by_table
+from tuneloop.relational.schema import NodeTask
+from tuneloop.relational.search import BLEND, Question, Tried
+
+_SHARES = np.linspace(0.1, 0.9, 9)
+
+
+class Fitter:
+    """Fits a task's learners, each prepared once.
+
+    Args:
+        dataset: the tables and the task.
+        data: the tables' rows.
+        folds: the task's examples.
+        learners: by name.
+        seed: of every fit.
+    """
+
+    def __init__(
+        self, dataset: Dataset, data: OpenTables, folds: Folds, learners: Mapping[str, Learner], *, seed: int
+    ) -> None:
+        self.task = task_of(dataset)
+        self.classes: tuple[str, ...] = ()
+        if isinstance(self.task, NodeTask):
+            assert folds.train.labels is not None
+            self.classes = classes_of(self.task, folds.train.labels)
+        self._dataset = dataset
+        self._data = data
+        self._folds = folds
+        self._learners = learners
+        self._seed = seed
+        self._prepared: set[str] = set()
+        self._kept: dict[str, tuple[int, Run]] = {}
+
+    def fit(self, number: int, question: Question, watcher: Watcher) -> Run:
+        """One run of a search; each learner's best is kept for blending and for the report."""
+        run = self._learner(question.learner, watcher).fit(question.params, seed=self._seed, watcher=watcher)
+        kept = self._kept.get(question.learner)
+        sign = 1 if self.task.maximise else -1
+        if kept is None or sign * run.value > sign * kept[1].value:
+            self._kept[question.learner] = number, run
+        return run
+
+    def refit(self, tried: Tried, watcher: Watcher) -> Fitted:
+        """A run's settings on training and validation examples together."""
+        learner = self._learner(tried.learner, watcher)
+        return learner.refit(tried.params, tried.found, seed=self._seed, watcher=watcher)
+
+    def model(self, parts: Sequence[tuple[Tried, float]], watcher: Watcher) -> TableModel:
+        """A model of runs fitted again, each with its weight."""
+        fitted = [Part(self.refit(tried, watcher), weight) for tried, weight in parts]
+        return TableModel(self._dataset, fitted, self.classes)
+
+    def blend(self, champions: Sequence[Tried], watcher: Watcher) -> tuple[list[float], Predictions]:
+        """The weights with which two runs' predictions together fit the validation examples best, and these."""
+        first, second = (self._run(tried, watcher).predictions for tried in champions)
+        options = [([share, 1 - share], combine([first, second], [share, 1 - share])) for share in _SHARES.tolist()]
+        values = [self.value(self._folds.validation, found) for _, found in options]
+        return options[int(np.argmax(values) if self.task.maximise else np.argmin(values))]
+
+    def test(self, model: TableModel, watcher: Watcher) -> Predictions | None:
+        """What a model predicts of the test examples; None where there are none."""
+        if self._folds.test is None:
+            return None
+        return model.predict_examples(self._dataset, self._data, self._folds.test, self._folds.labelled, watcher)
+
+    def facts(
+        self,
+        best: Tried,
+        tried: Sequence[Tried],
+        curves: Mapping[str, Sequence[tuple[int, float]]],
+        tested: Predictions | None,
+        watcher: Watcher,
+    ) -> Facts:
+        """What there is to report of a search.
+
+        Args:
+            best: the run that was kept.
+            tried: all runs.
+            curves: the metrics of the best run by step.
+            tested: what its model predicts of the test examples.
+            watcher: whoever waits.
+        """
+        parts = parts_of(best, tried)
+        runs = [(self._run(each, watcher), weight) for each, weight in parts]
+        model = TableModel(self._dataset, [Part(run.fitted, weight) for run, weight in runs], self.classes)
+        predictions = {"validation": combine([run.predictions for run, _ in runs], [weight for _, weight in runs])}
+        if tested is not None:
+            predictions["test"] = tested
+        validation, labelled = self._folds.validation, self._folds.labelled
+        return Facts(
+            dataset=self._dataset,
+            folds=self._folds,
+            predictions=predictions,
+            runs=[_attempt(each, best) for each in tried],
+            curves=curves,
+            importances=_importances(runs),
+            by_table=importance_by_table(
+                model.predict_examples,
+                self._dataset,
+                self._data,
+                validation,
+                labelled,
+                watcher=watcher,
+                classes=self.classes,
+                seed=self._seed,
+            ),
+            classes=self.classes,
+            model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts)
+            if len(parts) > 1
+            else best.learner,
+        )
+
+    def value(self, examples: Examples, predictions: Predictions) -> float:
+        """The task's own metric."""
+        return value_of(self.task, self.task.evaluation_metric, examples, predictions, self.classes)
+
+    def metrics(self, examples: Examples, predictions: Predictions) -> dict[str, float]:
+        """All metrics of the task's type, those left out that are not defined, such as the AUROC of one class."""
+        found = {name: value_of(self.task, name, examples, predictions, self.classes) for name in metrics_of(self.task)}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def _run(self, tried: Tried, watcher: Watcher) -> Run:
+        """A learner's best run; fitted again where the process that knew it is gone."""
+        number, run = self._kept.get(tried.learner, (-1, None))
+        if run is None or number != tried.number:
+            run = self.fit(tried.number, Question(tried.learner, tried.params, tried.suggested), watcher)
+            self._kept[tried.learner] = tried.number, run
+        return run
+
+    def _learner(self, name: str, watcher: Watcher) -> Learner:
+        learner = self._learners[name]
+        if name not in self._prepared:
+            watcher.progress(f"preparing {name}")
+            learner.prepare(watcher)
+            self._prepared.add(name)
+        return learner
+
+
+def parts_of(best: Tried, tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
+    """The runs whose models predict together in a run's model, each with its weight."""
+    if best.learner != BLEND:
+        return [(best, 1.0)]
+    by_number = {each.number: each for each in tried}
+    return [
+        (by_number[number], weight) for number, weight in zip(best.found["runs"], best.found["weights"], strict=True)
+    ]
+
+
+def _attempt(each: Tried, best: Tried) -> Attempt:
+    outcome = "best" if each.number == best.number else each.outcome
+    return Attempt(each.learner, each.validation, each.seconds, each.params, outcome)
+
+
+def _importances(runs: Sequence[tuple[Run, float]]) -> list[Importance]:
+    total = sum(weight for run, weight in runs if run.fitted.importances())
+    found = [
+        replace(each, share=each.share * weight / total) for run, weight in runs for each in run.fitted.importances()
+    ]
+    return sorted(found, key=lambda each: -each.share)
+
+
+def make_learners(
+    dataset: Dataset,
+    data: OpenTables,
+    folds: Folds,
+    found: Mapping[str, type[Learner]],
+    *,
+    seed: int,
+    work_dir: Path,
+) -> dict[str, Learner]:
+    """The learners of a task, each with a folder of its own."""
+    made = {}
+    for name, learner in found.items():
+        folder = work_dir / name
+        folder.mkdir(parents=True, exist_ok=True)
+        made[name] = learner(dataset, data, folds, seed=seed, work_dir=folder)
+    return made

@@ -1,0 +1,220 @@
+"""The boosted learner learns each task type, is stored and read again, and sees nothing later than it may."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.tables import START, shop_document
+from tuneloop.relational import Dataset
+from tuneloop.relational.backtest import backtests
+from tuneloop.relational.boosted_model import BoostedModel
+from tuneloop.relational.boosted_nodes import BoostedNodes, members_of
+from tuneloop.relational.examples import Examples, read_examples
+from tuneloop.relational.learner import Folds, Silent, learners_for
+from tuneloop.relational.metrics import measure
+from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.plan import Plan
+from tuneloop.relational.prepare import classes_of, labels_of, plan_features
+from tuneloop.relational.schema import METRICS
+from tuneloop.relational.sources import Sources
+
+PEOPLE, DAYS = 80, 400
+GOOD = {"roc_auc": 0.75, "macro_f1": 0.6, "multilabel_auprc_macro": 0.6, "mae": 9.0}
+QUICK = {"learning_rate": 0.2, "num_leaves": 6, "min_data_in_leaf": 5}
+
+
+def write(folder: Path, task_type: str, bought: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A shop where who buys dear things goes on doing so, from one of three articles."""
+    rng = np.random.default_rng(0)
+    taste = rng.integers(0, 3, PEOPLE)
+    who = rng.integers(0, PEOPLE, 3000)
+    when = np.sort(rng.integers(0, DAYS, 3000))
+    prices = (taste[who] * 30 + rng.normal(20, 5, 3000)).round(2)
+    bought = bought or {
+        "customer_id": [f"c{n}" for n in who],
+        "article_id": taste[who].tolist(),
+        "t_dat": [START + timedelta(days=int(day)) for day in when],
+        "price": prices.tolist(),
+    }
+    pq.write_table(pa.table({"customer_id": [f"c{n}" for n in range(PEOPLE)]}), folder / "customers.parquet")
+    pq.write_table(pa.table({"article_id": [0, 1, 2]}), folder / "articles.parquet")
+    pq.write_table(pa.table(bought), folder / "transactions.parquet")
+    for split, first, last in (("train", 60, 280), ("validation", 300, 340), ("test", 350, 390)):
+        asked = rng.integers(0, PEOPLE, 500 if split == "train" else 120)
+        label = {
+            "binary_classification": lambda n: int(taste[n] == 2),
+            "regression": lambda n: float(taste[n] * 30 + 20),
+            "multiclass_classification": lambda n: "abc"[taste[n]],
+            "multilabel_classification": lambda n: ["ab"[at] for at in range(2) if taste[n] >= at],
+        }[task_type]
+        odd = rng.random(len(asked)) < 0.1
+        columns = {
+            "customer_id": [f"c{n}" for n in asked],
+            "timestamp": [START + timedelta(days=int(day)) for day in rng.integers(first, last, len(asked))],
+            "churn": [label(rng.integers(0, PEOPLE) if wrong else n) for n, wrong in zip(asked, odd, strict=True)],
+        }
+        pq.write_table(pa.table(columns), folder / f"churn_{split}.parquet")
+    document = shop_document(folder)
+    document["task"]["task_type"] = task_type
+    return document
+
+
+@contextmanager
+def opened(document: dict[str, Any]) -> Iterator[tuple[Dataset, OpenTables, Folds]]:
+    dataset = Dataset.parse(document)
+    assert dataset.task is not None and dataset.task.source is not None
+    splits = {f"task.{name}": source for name, source in dataset.task.source.items()}
+    with open_tables({t.name: t.source for t in dataset.tables} | splits, Sources()) as tables:
+        assert tables.problems == {}
+        yield dataset, tables, Folds(**read_examples(dataset.task, {n[5:]: tables[n] for n in splits}))
+
+
+def learn(dataset: Dataset, tables: OpenTables, folds: Folds, folder: Path) -> BoostedNodes:
+    learner = BoostedNodes(dataset, tables, folds, seed=0, work_dir=folder)
+    learner.prepare(Silent())
+    return learner
+
+
+@pytest.mark.parametrize("task_type", METRICS)
+def test_each_task_type_is_learnt_stored_and_read_again(task_type: str, tmp_path: Path) -> None:
+    with opened(write(tmp_path, task_type)) as (dataset, tables, folds):
+        assert learners_for(dataset)["boosted"] is BoostedNodes
+        learner = learn(dataset, tables, folds, tmp_path)
+        params = json.loads(json.dumps(learner.defaults() | QUICK | {"bags": 2, "feature_fraction": 0.2}))
+        run = learner.fit(params, seed=0, watcher=Silent())
+        metric = METRICS[task_type][0]
+        assert run.value < GOOD[metric] if metric == "mae" else run.value > GOOD[metric]
+        assert len(run.predictions) == len(folds.validation)
+        fitted = learner.refit(params, json.loads(json.dumps(run.found)), seed=0, watcher=Silent())
+        (tmp_path / "model").mkdir()
+        fitted.save(tmp_path / "model")
+        read = BoostedModel.load(tmp_path / "model")
+        test = replace(folds.test, labels=None)
+        before = fitted.predict(dataset, tables, test, folds.labelled, Silent())
+        after = read.predict(dataset, tables, test, folds.labelled, Silent())
+        labels = labels_of(dataset.task, folds.test, classes_of(dataset.task, folds.train))
+    np.testing.assert_array_equal(before, after)
+    value = measure(metric, labels.values, before)
+    assert value < GOOD[metric] if metric == "mae" else value > GOOD[metric]
+    assert read.classes == labels.classes
+    found = read.importances()
+    assert [each.words for each in found] == [each.words for each in fitted.importances()]
+    assert sum(each.share for each in found) == pytest.approx(1)
+    assert any("price, through transactions" in each.words for each in found[:10])
+    assert {each.table for each in found} <= {"customers", "articles", "transactions"}
+
+
+def test_no_file_but_json_and_text_is_written(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
+        run = learn(dataset, tables, folds, tmp_path).fit(QUICK, seed=0, watcher=Silent())
+    (tmp_path / "model").mkdir()
+    run.fitted.save(tmp_path / "model")
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".txt"}
+
+
+def test_several_settings_are_averaged(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
+        learner = learn(dataset, tables, folds, tmp_path)
+        settings = [QUICK, QUICK | {"num_leaves": 4, "extra_trees": True}]
+        alone = [learner.fit(each, seed=0, watcher=Silent()).predictions for each in settings]
+        both = learner.fit({"members": settings}, seed=0, watcher=Silent())
+        np.testing.assert_allclose(both.predictions, np.mean(alone, axis=0))
+        fitted = learner.refit({"members": settings}, both.found, seed=0, watcher=Silent())
+        assert len(fitted.predict(dataset, tables, folds.test, None, Silent())) == len(folds.test)
+
+
+def test_trials_join_the_best_before_them(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
+        learner = BoostedNodes(dataset, tables, folds, seed=0, work_dir=tmp_path)
+    study = optuna.create_study(direction="minimize")
+    asked = []
+    for joins, leaves, value in ((False, 3, 3.0), (False, 4, 2.0), (True, 5, 1.5), (True, 6, 1.7), (True, 7, 1.0)):
+        study.enqueue_trial(learner.defaults() | {"with_best": joins, "num_leaves": leaves})
+        trial = study.ask()
+        asked.append([each["num_leaves"] for each in members_of(learner.suggest(trial))])
+        study.tell(trial, value)
+    assert asked == [[3], [4], [5, 4], [6, 5, 4], [7, 5, 4]]
+
+
+def test_a_plan_is_the_same_after_json(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
+        plan = plan_features(dataset, tables, folds.train)
+    assert plan.history is not None and len(plan.sources) > 2
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_watcher_that_raises_ends_the_work(tmp_path: Path) -> None:
+    class Impatient(Silent):
+        def check(self) -> None:
+            raise InterruptedError
+
+    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
+        learner = learn(dataset, tables, folds, tmp_path)
+        with pytest.raises(InterruptedError):
+            learner.fit(QUICK, seed=0, watcher=Impatient())
+
+
+def test_backtests_learn_from_what_was_known_alone(tmp_path: Path) -> None:
+    horizon = timedelta(days=7)
+    with opened(write(tmp_path, "binary_classification")) as (_, _, folds):
+        frozen = folds.validation.frozen_at(folds.validation.times.min() - np.timedelta64(20, "D"))
+    rolling = backtests(folds.train, folds.validation, horizon)
+    ended = backtests(folds.train, frozen, horizon)
+    assert rolling and ended
+    for each in (*rolling, *ended):
+        known = folds.train.times[each.train] + np.timedelta64(horizon)
+        assert known.max() <= each.examples.times.min()
+        assert not set(each.train) & set(each.held)
+    assert all((each.examples.cuts == each.examples.times).all() for each in rolling)
+    for each in ended:
+        assert (each.examples.cuts < each.examples.times).all()
+        assert (folds.train.times[each.train] + np.timedelta64(horizon)).max() <= each.examples.cuts.max()
+
+
+LATER = START + timedelta(days=300)
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[BoostedModel, Examples, Examples, np.ndarray]:
+    """A fitted model, examples up to a day, the labels known, and the predictions as they are."""
+    folder = tmp_path_factory.mktemp("held")
+    with opened(write(folder, "binary_classification")) as (dataset, tables, folds):
+        run = learn(dataset, tables, folds, folder).fit(QUICK, seed=0, watcher=Silent())
+        early = folds.train.take(np.arange(0, len(folds.train), 5))
+        before = run.fitted.predict(dataset, tables, early, folds.train, Silent())
+    assert before.std() > 0.1
+    return run.fitted, early, folds.train, before
+
+
+@given(data=st.data())
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+def test_nothing_later_changes_a_prediction(
+    data: st.DataObject, held: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fitted, early, labelled, before = held
+    folder = tmp_path_factory.mktemp("future")
+    document = write(folder, "binary_classification")
+    bought = pq.read_table(folder / "transactions.parquet").to_pydict()
+    rows = [list(row) for row in zip(*bought.values(), strict=True)]
+    past, future = ([row for row in rows if (row[2] > LATER) == later] for later in (False, True))
+    for row in future:
+        row[2] += timedelta(days=data.draw(st.integers(0, 50)))
+        row[3] = data.draw(st.floats(-1e6, 1e6))
+    future = future[: data.draw(st.integers(0, len(future)))] * data.draw(st.integers(1, 3))
+    changed = dict(zip(bought, map(list, zip(*(future + past), strict=True)), strict=True))
+    pq.write_table(pa.table(changed), folder / "transactions.parquet")
+    with opened(document) as (dataset, tables, _):
+        after = fitted.predict(dataset, tables, early, labelled, Silent())
+    np.testing.assert_allclose(after, before, atol=1e-5)
