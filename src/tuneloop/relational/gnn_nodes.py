@@ -30,6 +30,7 @@ from tuneloop.relational.world import Reading, Texts, World, default_texts, lear
 if TYPE_CHECKING:
     from optuna import Trial
 
+FEW = 8000  # of fewer examples several networks are fitted: what one makes of them is partly chance
 _YEAR = 365.25 * 86_400_000_000
 
 
@@ -175,7 +176,7 @@ class GnnNodes(Learner):
             "batch_size": 256,
             "epochs": 5,  # the learning rate falls over them
             "patience": 2,
-            "networks": 1,
+            "networks": int(np.clip(FEW // max(len(self._folds.train), 1), 1, 4)),
         }
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
