@@ -30,6 +30,7 @@ from tuneloop.relational.world import Reading, Texts, World, default_texts, lear
 if TYPE_CHECKING:
     from optuna import Trial
 
+FEW = 8000  # of fewer examples several networks are fitted: what one makes of them is partly chance
 _YEAR = 365.25 * 86_400_000_000
 
 
@@ -146,13 +147,16 @@ class GnnNodes(Learner):
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Settings to try."""
-        return self.defaults() | {
-            "channels": trial.suggest_categorical("channels", [32, 64, 128]),
-            "fan_out": trial.suggest_categorical("fan_out", [8, 16, 32]),
+        return {
+            **self.defaults(),
+            "channels": trial.suggest_categorical("channels", [32, 64]),
+            "hops": trial.suggest_categorical("hops", [2, 3]),
+            "fan_out": trial.suggest_categorical("fan_out", [8, 12, 24]),
             "strategy": trial.suggest_categorical("strategy", ["last", "uniform"]),
-            "learning_rate": trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True),
-            "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-            "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+            "dropout": trial.suggest_float("dropout", 0.2, 0.6),
+            "anonymity": trial.suggest_float("anonymity", 0.0, 1.0),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-3, 6e-3, log=True),
+            "epochs": trial.suggest_int("epochs", 3, 12, log=True),
             "half_life": trial.suggest_categorical("half_life", [0, 10, 20, 40]),
         }
 
@@ -160,18 +164,19 @@ class GnnNodes(Learner):
         """Settings that work on most tables."""
         return {
             "channels": 64,
-            "hops": 2,
-            "fan_out": 16,
+            "hops": 3,
+            "fan_out": 12,
             "strategy": "last",
             "text": False,
-            "dropout": 0.2,
+            "dropout": 0.4,
+            "anonymity": 0.5,
             "learning_rate": 3e-3,
             "weight_decay": 1e-2,
             "half_life": 0,
-            "batch_size": 512,
-            "epochs": 15,
-            "patience": 5,
-            "networks": 1,
+            "batch_size": 256,
+            "epochs": 5,  # the learning rate falls over them
+            "patience": 2,
+            "networks": int(np.clip(FEW // max(len(self._folds.train), 1), 1, 4)),
         }
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
@@ -182,12 +187,7 @@ class GnnNodes(Learner):
         train, held = (
             self._lesson(world, target, each, params) for each in (self._folds.train, self._folds.validation)
         )
-        found = [
-            self._trainer(
-                world, target, params, seed=seed * 100 + number, watcher=watcher if not number else Silent()
-            ).run(train, held, params["epochs"])
-            for number in range(params["networks"])
-        ]
+        found = self._train(world, target, params, (train, held), params["epochs"], seed=seed, watcher=watcher)
         fitted = _fitted(reading, target, params, [network for network, _ in found], model)
         predictions, _ = fitted.apply(world, self._folds.validation, watcher)
         value = measure(self._task.evaluation_metric, held.numbers, predictions)
@@ -202,13 +202,8 @@ class GnnNodes(Learner):
         whole = self._folds.train + Examples(validation.keys, validation.times, validation.times, validation.labels)
         target = Target.of(self._task, whole)
         lesson = self._lesson(world, target, whole, params)
-        networks = [
-            self._trainer(world, target, params, seed=seed * 100 + number, watcher=watcher).run(
-                lesson, None, found["epochs"]
-            )[0]
-            for number in range(params["networks"])
-        ]
-        return _fitted(reading, target, params, networks, model)
+        networks = self._train(world, target, params, (lesson, None), found["epochs"], seed=seed, watcher=watcher)
+        return _fitted(reading, target, params, [network for network, _ in networks], model)
 
     def _world(self, text: bool) -> tuple[Reading, World, str]:
         """The tables, with or without their texts, and what reads texts."""
@@ -226,13 +221,43 @@ class GnnNodes(Learner):
             weights = (0.5 ** ((times.max() - times) / _YEAR / params["half_life"])).astype(np.float32)
         return Lesson(world.seeds(examples), target.numbers(self._task, examples), weights)
 
-    def _trainer(
-        self, world: World, target: Target, params: Mapping[str, Any], *, seed: int, watcher: Watcher
-    ) -> Trainer:
-        task = self._task
-        return Trainer(
-            world, target, task.evaluation_metric, task.maximise, params, _ages(self._folds), seed=seed, watcher=watcher
-        )
+    def _train(
+        self,
+        world: World,
+        target: Target,
+        params: Mapping[str, Any],
+        lessons: tuple[Lesson, Lesson | None],
+        epochs: int,
+        *,
+        seed: int,
+        watcher: Watcher,
+    ) -> list[tuple[Network, int]]:
+        """Networks that differ in their seed, and after how many epochs each was best."""
+        task, found = self._task, []
+        for number in range(params["networks"]):
+            trainer = Trainer(
+                world,
+                target,
+                task.evaluation_metric,
+                task.maximise,
+                params,
+                _ages(self._folds),
+                seed=seed * 100 + number,
+                watcher=_Following(watcher) if number else watcher,
+            )
+            found.append(trainer.run(*lessons, epochs))
+        return found
+
+
+class _Following(Silent):
+    """Watches the networks after the first: their epochs are not told again."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def check(self) -> None:
+        """Ask the one that is followed."""
+        self._watcher.check()
 
 
 def _ages(folds: Folds) -> Ints:

@@ -200,7 +200,7 @@ class Texts:
 
         self.model = model
         self._encoder = SentenceTransformer(model, device="cpu")
-        self.size = int(self._encoder.get_sentence_embedding_dimension() or 0)
+        self.size = int(self._encoder.get_embedding_dimension() or 0)
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
