@@ -106,7 +106,7 @@ def _page(facts: Facts, measured: list[Score], plots: list[Plot | Chart], taken:
     )
     environment.filters |= {"number": number, "signed": _signed, "duration": _duration, "setting": _setting}
     task = facts.task
-    largest = max((abs(value) for value in facts.by_table.values() if math.isfinite(value)), default=0.0)
+    largest = max((value for value in facts.by_table.values() if value > 0), default=1.0)
     return environment.get_template("report.html").render(
         title=f"{facts.dataset.name} / {task.name}",
         heading=task.name,
@@ -128,7 +128,7 @@ def _page(facts: Facts, measured: list[Score], plots: list[Plot | Chart], taken:
         importances=[each for each in facts.importances[:MOST_IMPORTANCES] if each.share >= LEAST_SHARE],
         importances_total=len(facts.importances),
         by_table=facts.by_table,
-        largest=largest or 1.0,
+        largest=largest,
         tables=facts.dataset.tables,
         task=task,
     )
