@@ -214,7 +214,8 @@ class LinkWorld:
         groups = {name: self._own_codes(name, setting.own) for name in self._groups}
         guesses = Guesses(past, histories, tastes, groups, self.targets, plan.shape, cut)
         pairs = guesses.repeats() if self._repeated else guesses.choose(plan.most)
-        hits = kept = None
+        hits: NDArray[np.bool_] | None = None
+        kept: NDArray[np.bool_] | None = None
         if true is not None:
             hits = np.isin(at[pairs.at] * len(self.targets) + pairs.targets, true)
         features = PairFeatures(setting, pairs, past, histories, guesses)
