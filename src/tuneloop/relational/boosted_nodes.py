@@ -103,7 +103,7 @@ class BoostedNodes(Learner):
 
         earlier = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         higher = trial.study.direction == StudyDirection.MAXIMIZE
-        members = [self.defaults() | each for each in _together(found, trial.number, earlier, higher)]
+        members = [{**self.defaults(), **each} for each in _together(found, trial.number, earlier, higher)]
         return members[0] if len(members) == 1 else {"members": members}
 
     def defaults(self) -> dict[str, Any]:
@@ -236,10 +236,11 @@ def _together(
     Good settings join one after another: forward selection as in Caruana et al., Ensemble selection from libraries of
     models (ICML 2004).
     """
-    before = [each for each in earlier if each.number < number and each.value is not None and each.params]
+    before = [each for each in earlier if each.number < number and each.params]
     if not params.get("with_best") or not before:
         return [params]
-    best = max(before, key=lambda each: (each.value if higher else -each.value, -each.number))
+    sign = 1.0 if higher else -1.0
+    best = max(before, key=lambda each: (sign * (each.value or 0.0), -each.number))
     return [params, *_together(best.params, best.number, before, higher)][:MOST_MEMBERS]
 
 
