@@ -171,6 +171,22 @@ def test_dealing_moves_rows_and_keeps_everything_else(
             )
 
 
+def test_tables_that_there_is_no_time_for_are_left_out_and_named(shop: Any) -> None:
+    dataset, data = shop
+    said: list[str] = []
+
+    class Listening(Silent):
+        def log(self, line: str) -> None:
+            said.append(line)
+
+    def predict(dataset: Dataset, data: OpenTables, examples: Examples, labelled: Any, watcher: Any) -> np.ndarray:
+        return np.zeros(len(examples))
+
+    examples = examples_of(is_old, data)
+    assert importance_by_table(predict, dataset, data, examples, None, watcher=Listening(), seconds=0) == {}
+    assert said == ["no time to measure what these tables are worth: customers, articles, transactions, visits"]
+
+
 def test_a_watcher_can_end_it_and_nothing_is_left_behind(shop: Any) -> None:
     dataset, data = shop
     before = tables_of(data)

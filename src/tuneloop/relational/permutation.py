@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Predict = Callable[[Dataset, OpenTables, Examples, Examples | None, Watcher], Predictions]
 MOST_EXAMPLES = 500
 MOST_REPEATS = 5
+OVERTIME = 3
 MOST_COPIED = 2_000_000  # rows of a table that are kept dealt
 
 
@@ -56,11 +57,12 @@ def importance_by_table(
         watcher: whoever waits.
         classes: the names of classes, as predictions have them.
         seed: of every choice.
-        repeats: how often each table is dealt; by default as often as there is time for, five times at most.
-        seconds: about how long it may take, at least one time for each table.
+        repeats: how often each table is dealt, however long it takes; by default as there is time, five times at most.
+        seconds: about how long it may take by default. Each table is dealt once at least, but when three times as
+            long has passed the tables that are left are left out, and the log says so.
 
     Returns:
-        By table, in the metric's unit; above zero where the model needs the table.
+        By table that was measured, in the metric's unit; above zero where the model needs the table.
     """
     task = dataset.task
     assert task is not None
@@ -75,11 +77,16 @@ def importance_by_table(
 
     begun = time.monotonic()
     whole = value(data)
+    until = begun + OVERTIME * seconds if repeats is None else float("inf")
     if repeats is None:
         each = max(time.monotonic() - begun, 1e-3)
         repeats = int(np.clip(seconds / each // len(dataset.tables), 1, MOST_REPEATS))
     worse: dict[str, float] = {}
     for number, table in enumerate(dataset.tables):
+        if time.monotonic() > until:
+            left = ", ".join(each.name for each in dataset.tables[number:])
+            watcher.log(f"no time to measure what these tables are worth: {left}")
+            break
         values = []
         for repeat in range(repeats):
             watcher.progress(f"permuting {table.name}")

@@ -69,7 +69,13 @@ def terminal(facts: Facts) -> RenderableType:
     made = splits(facts)
     shown = [name for name in ("validation", "test") if name in facts.predictions]
     right = [Column(f"{name} ({made[name].examples:,})", justify="right") for name in shown]
-    grid = Table("metric", *right, Column("guess", justify="right"), title="Metrics", title_justify="left")
+    grid = Table(
+        "metric",
+        *right,
+        Column("guess, " + shown[0] if shown else "guess", justify="right"),
+        title="Metrics",
+        title_justify="left",
+    )
     for at, score in enumerate(scores(facts)):
         cells = [_interval_text(score, name) for name in shown]
         guess = number(score.cells[shown[0]].guess) if shown else "–"
@@ -129,6 +135,7 @@ def _page(facts: Facts, measured: list[Score], plots: list[Plot | Chart], taken:
         importances_total=len(facts.importances),
         by_table=facts.by_table,
         largest=largest,
+        unmeasured=[table.name for table in facts.dataset.tables if table.name not in facts.by_table],
         tables=facts.dataset.tables,
         task=task,
     )
