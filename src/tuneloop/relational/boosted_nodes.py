@@ -18,7 +18,7 @@ from tuneloop.relational.boosted_model import BoostedModel, Member
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples, Times
 from tuneloop.relational.features import Features
-from tuneloop.relational.learner import Folds, Learner, Run, Watcher
+from tuneloop.relational.learner import DEFAULT_OPTIONS, Folds, Learner, Options, Run, Watcher
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.prepare import aged_copies, classes_of, compute_features, labels_of, plan_features
@@ -50,19 +50,29 @@ class BoostedNodes(Learner):
         """Whether it can learn the dataset's task."""
         return isinstance(dataset.task, NodeTask)
 
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         assert isinstance(dataset.task, NodeTask)
         self._task = dataset.task
         self._dataset = dataset
         self._data = data
         self._folds = folds
         self._seed = seed
+        self._hops = options.hops
 
     def prepare(self, watcher: Watcher) -> None:
         """Plan the features and compute those of all training and validation examples, at once."""
         train, validation = self._folds.train, self._folds.validation
         watcher.progress("planning features")
-        self._plan = plan_features(self._dataset, self._data, train)
+        self._plan = plan_features(self._dataset, self._data, train, hops=self._hops)
         for words in self._plan.left_out:
             watcher.log(f"left out, as each example would meet too many rows: {words}")
         self._classes = classes_of(self._task, train)

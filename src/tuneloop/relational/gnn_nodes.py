@@ -18,14 +18,14 @@ from tuneloop.errors import InvalidInput
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.graph import ALWAYS, Ints
-from tuneloop.relational.learner import Fitted, Folds, Learner, Run, Silent, Watcher
+from tuneloop.relational.learner import DEFAULT_OPTIONS, Fitted, Folds, Learner, Options, Run, Silent, Watcher
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.network import Network
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.targets import Target
 from tuneloop.relational.training import Lesson, Pulse, Trainer, apply, batches, make_network, make_sampler
-from tuneloop.relational.world import Reading, Texts, World, default_texts, learn_reading, read_world
+from tuneloop.relational.world import PACKAGED, Reading, Texts, World, learn_reading, read_world
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -133,11 +133,21 @@ class GnnNodes(Learner):
         """Whether the task is about nodes."""
         return isinstance(dataset.task, NodeTask)
 
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         if not isinstance(dataset.task, NodeTask):
             raise InvalidInput("this learner predicts labels of entities: give the dataset a node task")
         self._dataset, self._task, self._data, self._folds = dataset, dataset.task, data, folds
         self._seed = seed
+        self._text_model = options.text_model
         self._worlds: dict[bool, tuple[Reading, World, str]] = {}
 
     def prepare(self, watcher: Watcher) -> None:
@@ -167,7 +177,7 @@ class GnnNodes(Learner):
             "hops": 3,
             "fan_out": 12,
             "strategy": "last",
-            "text": False,
+            "text": self._text_model is not None,
             "dropout": 0.4,
             "anonymity": 0.5,
             "learning_rate": 3e-3,
@@ -208,7 +218,7 @@ class GnnNodes(Learner):
     def _world(self, text: bool) -> tuple[Reading, World, str]:
         """The tables, with or without their texts, and what reads texts."""
         if text not in self._worlds:
-            texts = default_texts() if text else None
+            texts = Texts(self._text_model or PACKAGED) if text else None
             folds = self._folds
             reading, world = learn_reading(self._dataset, self._data, folds.train, folds.labelled, texts)
             self._worlds[text] = reading, world, "" if texts is None else texts.model
