@@ -136,3 +136,20 @@ def test_pages_of_other_sites_cannot_write_to_an_open_service(api_url: str) -> N
         assert http.post("/api/v1/items", json=[], headers=cross).status_code == 403
         assert http.post("/api/v1/items", json=[], headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
         assert http.get("/api/v1/items", headers=cross).status_code == 200
+
+
+def test_reading_keys_ask_for_answers_and_write_no_tables(locked: httpx.Client) -> None:
+    path = "/api/v1/models/churn/versions/1/predict"
+    bodies = {"answered": {"entities": [{"id": 1}]}, "written": {"source": "upload:x", "output": "p.parquet"}}
+    statuses = {
+        (role, way): locked.post(path, json=body, headers=bearer(role)).status_code
+        for role in ("read", "admin")
+        for way, body in bodies.items()
+    }
+    # Without MLflow what is allowed comes as far as 503.
+    assert statuses == {
+        ("read", "answered"): 503,
+        ("read", "written"): 403,
+        ("admin", "answered"): 503,
+        ("admin", "written"): 503,
+    }

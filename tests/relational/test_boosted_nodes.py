@@ -55,7 +55,7 @@ def write(folder: Path, task_type: str, bought: dict[str, Any] | None = None) ->
         asked = rng.integers(0, PEOPLE, 500 if split == "train" else 120)
         label = {
             "binary_classification": lambda n: int(taste[n] == 2),
-            "regression": lambda n: float(taste[n] * 30 + 20),
+            "regression": lambda n: float(taste[n] * 30 + rng.normal(20, 3)),
             "multiclass_classification": lambda n: "abc"[taste[n]],
             "multilabel_classification": lambda n: ["ab"[at] for at in range(2) if taste[n] >= at],
         }[task_type]
@@ -92,7 +92,7 @@ def test_each_task_type_is_learnt_stored_and_read_again(task_type: str, tmp_path
     with opened(write(tmp_path, task_type)) as (dataset, tables, folds):
         assert learners_for(dataset)["boosted"] is BoostedNodes
         learner = learn(dataset, tables, folds, tmp_path)
-        params = json.loads(json.dumps(learner.defaults() | QUICK | {"bags": 2, "feature_fraction": 0.2}))
+        params = json.loads(json.dumps(learner.defaults() | QUICK | {"bags": 2, "keep": 40}))
         run = learner.fit(params, seed=0, watcher=Silent())
         metric = METRICS[task_type][0]
         assert run.value < GOOD[metric] if metric == "mae" else run.value > GOOD[metric]
@@ -110,6 +110,7 @@ def test_each_task_type_is_learnt_stored_and_read_again(task_type: str, tmp_path
     assert value < GOOD[metric] if metric == "mae" else value > GOOD[metric]
     assert read.classes == labels.classes
     found = read.importances()
+    assert len(found) <= 40
     assert [each.words for each in found] == [each.words for each in fitted.importances()]
     assert sum(each.share for each in found) == pytest.approx(1)
     assert any("price, through transactions" in each.words for each in found[:10])
@@ -125,9 +126,9 @@ def test_no_file_but_json_and_text_is_written(tmp_path: Path) -> None:
 
 
 def test_several_settings_are_averaged(tmp_path: Path) -> None:
-    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
+    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
         learner = learn(dataset, tables, folds, tmp_path)
-        settings = [QUICK, QUICK | {"num_leaves": 4, "extra_trees": True}]
+        settings = [QUICK, QUICK | {"num_leaves": 4, "extra_trees": True, "keep": 10}]
         alone = [learner.fit(each, seed=0, watcher=Silent()).predictions for each in settings]
         both = learner.fit({"members": settings}, seed=0, watcher=Silent())
         np.testing.assert_allclose(both.predictions, np.mean(alone, axis=0))

@@ -19,7 +19,17 @@ from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.sources import Sources
 
 pytest.importorskip("torch_geometric")
-QUICK = {"channels": 16, "epochs": 4, "patience": 4, "batch_size": 64, "learning_rate": 1e-2, "dropout": 0.0}
+QUICK = {
+    "channels": 16,
+    "hops": 2,
+    "epochs": 4,
+    "patience": 4,
+    "anonymity": 0.0,
+    "networks": 1,
+    "batch_size": 64,
+    "learning_rate": 1e-2,
+    "dropout": 0.0,
+}
 LATER = np.datetime64(START + timedelta(days=200), "us")
 
 
@@ -71,7 +81,7 @@ def learnt(document: dict[str, Any], folder: Path, **params: Any) -> tuple[Any, 
         learner = learners_for(dataset)["gnn"](dataset, tables, folds, seed=0, work_dir=folder)
         learner.prepare(Silent())
         listener = Listener()
-        run = learner.fit(QUICK | params, seed=0, watcher=listener)
+        run = learner.fit({**QUICK, **params}, seed=0, watcher=listener)
         stored = folder / "stored"
         stored.mkdir()
         run.fitted.save(stored)
@@ -123,11 +133,11 @@ def test_predictions_do_not_depend_on_what_comes_later(tmp_path: Path) -> None:
     document = write_task(tmp_path, lambda price: int(price > 47))
     with opened(document) as (dataset, tables, folds):
         learner = learners_for(dataset)["gnn"](dataset, tables, folds, seed=0, work_dir=tmp_path)
-        fitted = learner.refit({**QUICK, "strategy": "uniform"}, {"epochs": 1}, seed=0, watcher=Silent())
+        fitted = learner.refit({**QUICK, "strategy": "uniform", "networks": 2}, {"epochs": 1}, seed=0, watcher=Silent())
         early = folds.train.take(np.flatnonzero(folds.train.times <= LATER))
         before = fitted.predict(dataset, tables, early, folds.labelled, Silent())
         embedded = fitted.embed(dataset, tables, early, folds.labelled, Silent())
-    assert embedded.shape == (len(early), QUICK["channels"])
+    assert embedded.shape == (len(early), 2 * QUICK["channels"])
     bought = shop_tables()["transactions"]
     late = [bool(np.datetime64(when) > LATER) for when in bought["t_dat"]]
     bought["price"] = [1e6 if after else price for price, after in zip(bought["price"], late, strict=True)]

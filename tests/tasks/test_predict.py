@@ -63,7 +63,7 @@ _SPLITS = ("churn_train", "churn_validation", "churn_test")
 
 
 def _churned(columns: dict[str, Any]) -> dict[str, Any]:
-    """Labels that the tables tell: customers from the south leave."""
+    """Labels that can be learnt: every other customer leaves."""
     return {**columns, "churn": [int(name[1:]) % 2 for name in columns["customer_id"]]}
 
 

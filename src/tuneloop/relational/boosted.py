@@ -75,7 +75,7 @@ def default_params() -> dict[str, Any]:
         "num_leaves": 16,
         "learning_rate": 0.05,
         "min_data_in_leaf": 30,
-        "feature_fraction": 0.1,
+        "feature_fraction": 0.2,
         "bagging_fraction": 0.8,
         "lambda_l2": 5.0,
         "extra_trees": False,

@@ -15,7 +15,17 @@ from tuneloop.errors import InvalidInput
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Feature
-from tuneloop.relational.learner import Fitted, Folds, Importance, Learner, Links, Run, Watcher
+from tuneloop.relational.learner import (
+    DEFAULT_OPTIONS,
+    Fitted,
+    Folds,
+    Importance,
+    Learner,
+    Links,
+    Options,
+    Run,
+    Watcher,
+)
 from tuneloop.relational.link_features import Batch, LinkPlan, LinkWorld, Thin, plan_links
 from tuneloop.relational.metrics import measure_links
 from tuneloop.relational.opening import OpenTables
@@ -142,7 +152,16 @@ class BoostedLinks(Learner):
         """Link tasks."""
         return isinstance(dataset.task, LinkTask)
 
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         assert isinstance(dataset.task, LinkTask)
         self._dataset, self._data, self._folds, self._seed = dataset, data, folds, seed
         self._task, self._work_dir = dataset.task, work_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,14 @@ from tuneloop.relational.prepare import compute_features
 _DOCUMENT = "boosted.json"
 
 
+@dataclass(frozen=True)
+class Member:
+    """Trees, and which of the features they see, by number."""
+
+    columns: NDArray[np.int64]
+    trees: Trees
+
+
 class BoostedModel(Fitted):
     """Fitted trees, and the plan of the features that they look at.
 
@@ -39,7 +48,7 @@ class BoostedModel(Fitted):
         self,
         plan: Plan,
         features: Sequence[Feature],
-        members: Sequence[Trees],
+        members: Sequence[Member],
         classes: Sequence[str],
     ) -> None:
         self._plan = plan
@@ -60,14 +69,14 @@ class BoostedModel(Fitted):
 
     def predict_features(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The same of features, (N, F)."""
-        found = [trees.predict(values) for trees in self._members]
+        found = [each.trees.predict(values[:, each.columns]) for each in self._members]
         return np.asarray(np.mean(found, axis=0))
 
     def importances(self) -> list[Importance]:
         """The features by their share of the gain."""
         gains = np.zeros(len(self._features))
-        for trees in self._members:
-            gains += trees.importances() / len(self._members)
+        for each in self._members:
+            gains[each.columns] += each.trees.importances() / len(self._members)
         order = np.argsort(-gains, kind="stable")
         return [
             Importance(self._features[at].words, self._features[at].table, float(gains[at]))
@@ -78,16 +87,16 @@ class BoostedModel(Fitted):
     def save(self, folder: Path) -> None:
         """Write the plan as JSON and each booster as LightGBM text."""
         members = []
-        for number, trees in enumerate(self._members):
+        for number, member in enumerate(self._members):
             files = []
-            for place, bag in enumerate(trees.boosters):
+            for place, bag in enumerate(member.trees.boosters):
                 files.append([f"trees_{number}_{place}_{each}.txt" for each in range(len(bag))])
                 for name, booster in zip(files[-1], bag, strict=True):
                     (folder / name).write_text(booster.model_to_string(), encoding="utf-8")
-            members.append({"rounds": trees.best_rounds, "boosters": files})
+            members.append({"columns": member.columns.tolist(), "rounds": member.trees.best_rounds, "boosters": files})
         document = {
             "plan": self._plan.to_json(),
-            "task_type": self._members[0].task_type,
+            "task_type": self._members[0].trees.task_type,
             "classes": self.classes,
             "features": [[each.name, each.words, each.table, each.codes] for each in self._features],
             "members": members,
@@ -101,6 +110,7 @@ class BoostedModel(Fitted):
         members = []
         for member in document["members"]:
             bags = tuple(tuple(load_booster(folder / Path(name).name) for name in bag) for bag in member["boosters"])
-            members.append(Trees(bags, document["task_type"], member["rounds"]))
+            trees = Trees(bags, document["task_type"], member["rounds"])
+            members.append(Member(np.array(member["columns"], np.int64), trees))
         features = [Feature(name, words, table, tuple(codes)) for name, words, table, codes in document["features"]]
         return cls(Plan.from_json(document["plan"]), features, members, document["classes"])

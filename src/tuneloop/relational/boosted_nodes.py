@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tuneloop.relational.backtest import Backtest, backtests, is_frozen, varied
 from tuneloop.relational.boosted import WATCHED, Labels, Pool, Split, Trees, default_params, fit_all, fit_trees
-from tuneloop.relational.boosted_model import BoostedModel
+from tuneloop.relational.boosted_model import BoostedModel, Member
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples, Times
 from tuneloop.relational.features import Features
-from tuneloop.relational.learner import Folds, Learner, Run, Watcher
+from tuneloop.relational.learner import DEFAULT_OPTIONS, Folds, Learner, Options, Run, Watcher
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.prepare import aged_copies, classes_of, compute_features, labels_of, plan_features
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 COPIES = 2  # of each training example, where predictions are made from rows that end earlier
 MOST_MEMBERS = 4
+_FIRST = default_params() | {"extra_trees": True, "bags": 5, "learning_rate": 0.1}
+_FIRST_ROUNDS = 60
 _EVERY = 1.0  # seconds between two looks at whether to stop
 
 
@@ -48,19 +50,29 @@ class BoostedNodes(Learner):
         """Whether it can learn the dataset's task."""
         return isinstance(dataset.task, NodeTask)
 
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         assert isinstance(dataset.task, NodeTask)
         self._task = dataset.task
         self._dataset = dataset
         self._data = data
         self._folds = folds
         self._seed = seed
+        self._hops = options.hops
 
     def prepare(self, watcher: Watcher) -> None:
         """Plan the features and compute those of all training and validation examples, at once."""
         train, validation = self._folds.train, self._folds.validation
         watcher.progress("planning features")
-        self._plan = plan_features(self._dataset, self._data, train)
+        self._plan = plan_features(self._dataset, self._data, train, hops=self._hops)
         for words in self._plan.left_out:
             watcher.log(f"left out, as each example would meet too many rows: {words}")
         self._classes = classes_of(self._task, train)
@@ -78,17 +90,19 @@ class BoostedNodes(Learner):
         self._choosing = sheet.take(np.arange(count))
         finally_ = [*range(len(learnt)), *self._splits[-1].held] if full is None else range(count, len(everything))
         self._finally = sheet.take(np.array(finally_))
-        self._pool: Pool | None = None
+        self._pools: dict[int, Pool] = {}
+        self._ranking: NDArray[np.int64] | None = None
         self._fitted: dict[str, list[Trees]] = {}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Settings around those that are good for most tables, perhaps averaged with the best trial so far."""
         found: dict[str, Any] = {
             "with_best": trial.suggest_categorical("with_best", [False, True]),
+            "keep": trial.suggest_categorical("keep", [0, 60, 250]),
             "num_leaves": trial.suggest_int("num_leaves", 3, 32, log=True),
             "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.1, log=True),
             "min_data_in_leaf": trial.suggest_int("min_data_in_leaf", 10, 150, log=True),
-            "feature_fraction": trial.suggest_float("feature_fraction", 0.02, 0.3, log=True),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.03, 0.5, log=True),
             "bagging_fraction": trial.suggest_float("bagging_fraction", 0.4, 0.9),
             "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50, log=True),
             "extra_trees": trial.suggest_categorical("extra_trees", [False, True]),
@@ -99,12 +113,12 @@ class BoostedNodes(Learner):
 
         earlier = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         higher = trial.study.direction == StudyDirection.MAXIMIZE
-        members = [self.defaults() | each for each in _together(found, trial.number, earlier, higher)]
+        members = [{**self.defaults(), **each} for each in _together(found, trial.number, earlier, higher)]
         return members[0] if len(members) == 1 else {"members": members}
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        return default_params() | {"half_life": 0.4, "bags": 3, "with_best": False}
+        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 3, "with_best": False}
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples; the value is the mean over the validation split and earlier ones.
@@ -117,8 +131,9 @@ class BoostedNodes(Learner):
         rows, task = self._choosing, self._task
         members = [self._trees(each, seed, watcher) for each in members_of(params)]
         values: list[float] = []
+        columns = [self._columns(each) for each in members_of(params)]
         for at, split in enumerate(self._splits):
-            model = self._model([trees[at] for trees in members])
+            model = self._model([Member(seen, trees[at]) for seen, trees in zip(columns, members, strict=True)])
             predictions = model.predict_features(rows.features.values[split.held])
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
         found = {"rounds": [trees[-1].best_rounds for trees in members], "values": values}
@@ -128,43 +143,65 @@ class BoostedNodes(Learner):
         """The trees of each split; those of settings that were fitted before are still there."""
         known = json.dumps([params, seed], sort_keys=True)
         if known not in self._fitted:
-            rows, task = self._choosing, self._task
-            self._pool = self._pool or Pool(rows.features, rows.labels, reference=self._splits[-1].train)
+            task, columns = self._task, self._columns(params)
             self._fitted[known] = fit_trees(
                 task.task_type,
                 task.evaluation_metric,
-                self._pool,
+                self._pool(columns),
                 self._splits,
                 params,
                 seed=seed,
-                weights=_weights(rows.times, self._splits[-1].train, params),
+                weights=_weights(self._choosing.times, self._splits[-1].train, params),
                 report=_Reporting(watcher, task.evaluation_metric),
             )
         return self._fitted[known]
+
+    def _columns(self, params: Mapping[str, Any]) -> NDArray[np.int64]:
+        """The features that trees see: all, or those that a first fit gains most by.
+
+        That fit knows only what every split learns from, so that no split has chosen by what it holds out.
+        """
+        rows = self._choosing
+        count = len(rows.features.columns)
+        if not 0 < params.get("keep", 0) < count:
+            return np.arange(count)
+        if self._ranking is None:
+            task = self._task
+            first = Pool(*rows.take(min((split.train for split in self._splits), key=len)).learnable)
+            trees = fit_all(
+                task.task_type, task.evaluation_metric, first, _FIRST, seed=self._seed, rounds=_FIRST_ROUNDS
+            )
+            self._ranking = np.argsort(-trees.importances(), kind="stable")
+        return np.sort(self._ranking[: params["keep"]])
+
+    def _pool(self, columns: NDArray[np.int64]) -> Pool:
+        if len(columns) not in self._pools:
+            seen = self._choosing.only(columns)
+            self._pools[len(columns)] = Pool(*seen.learnable, reference=self._splits[-1].train)
+        return self._pools[len(columns)]
 
     def refit(
         self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher
     ) -> BoostedModel:
         """Fit on training and validation examples together, so many rounds as `fit` found best, with all the bags."""
         rows, task = self._finally, self._task
-        pool = Pool(rows.features, rows.labels)
         members = []
         for each, rounds in zip(members_of(params), found["rounds"], strict=True):
-            members.append(
-                fit_all(
-                    task.task_type,
-                    task.evaluation_metric,
-                    pool,
-                    each,
-                    seed=seed,
-                    rounds=rounds,
-                    weights=_weights(rows.times, np.arange(len(rows.times)), each),
-                    check=_Reporting(watcher, task.evaluation_metric).check,
-                )
+            columns = self._columns(each)
+            trees = fit_all(
+                task.task_type,
+                task.evaluation_metric,
+                Pool(*rows.only(columns).learnable),
+                each,
+                seed=seed,
+                rounds=rounds,
+                weights=_weights(rows.times, np.arange(len(rows.times)), each),
+                check=_Reporting(watcher, task.evaluation_metric).check,
             )
+            members.append(Member(columns, trees))
         return self._model(members)
 
-    def _model(self, members: Sequence[Trees]) -> BoostedModel:
+    def _model(self, members: Sequence[Member]) -> BoostedModel:
         columns = self._choosing.features.columns
         return BoostedModel(self._plan, columns, members, self._classes)
 
@@ -209,10 +246,11 @@ def _together(
     Good settings join one after another: forward selection as in Caruana et al., Ensemble selection from libraries of
     models (ICML 2004).
     """
-    before = [each for each in earlier if each.number < number and each.value is not None and each.params]
+    before = [each for each in earlier if each.number < number and each.params]
     if not params.get("with_best") or not before:
         return [params]
-    best = max(before, key=lambda each: (each.value if higher else -each.value, -each.number))
+    sign = 1.0 if higher else -1.0
+    best = max(before, key=lambda each: (sign * (each.value or 0.0), -each.number))
     return [params, *_together(best.params, best.number, before, higher)][:MOST_MEMBERS]
 
 
@@ -233,6 +271,18 @@ class _Rows:
     def take(self, rows: NDArray[np.int64]) -> _Rows:
         features = Features(self.features.values[rows], self.features.columns)
         return _Rows(features, Labels(self.labels.values[rows], self.labels.classes), self.times[rows])
+
+    def only(self, columns: NDArray[np.int64]) -> _Rows:
+        """The same with some of the features."""
+        if len(columns) == len(self.features.columns):
+            return self
+        seen = tuple(self.features.columns[at] for at in columns)
+        return replace(self, features=Features(self.features.values[:, columns], seen))
+
+    @property
+    def learnable(self) -> tuple[Features, Labels]:
+        """What trees learn from."""
+        return self.features, self.labels
 
 
 def _joined(parts: Sequence[Examples]) -> Examples:

@@ -15,7 +15,17 @@ from tuneloop.relational.examples import Examples
 from tuneloop.relational.facts import Attempt, Facts
 from tuneloop.relational.judging import metrics_of, value_of
 from tuneloop.relational.labels import classes_of
-from tuneloop.relational.learner import Fitted, Folds, Importance, Learner, Predictions, Run, Watcher
+from tuneloop.relational.learner import (
+    DEFAULT_OPTIONS,
+    Fitted,
+    Folds,
+    Importance,
+    Learner,
+    Options,
+    Predictions,
+    Run,
+    Watcher,
+)
 from tuneloop.relational.model import Part, TableModel, task_of
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.permutation import importance_by_table
@@ -188,11 +198,12 @@ def make_learners(
     *,
     seed: int,
     work_dir: Path,
+    options: Options = DEFAULT_OPTIONS,
 ) -> dict[str, Learner]:
     """The learners of a task, each with a folder of its own."""
     made = {}
     for name, learner in found.items():
         folder = work_dir / name
         folder.mkdir(parents=True, exist_ok=True)
-        made[name] = learner(dataset, data, folds, seed=seed, work_dir=folder)
+        made[name] = learner(dataset, data, folds, seed=seed, work_dir=folder, options=options)
     return made

@@ -18,18 +18,19 @@ from tuneloop.errors import InvalidInput
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.graph import ALWAYS, Ints
-from tuneloop.relational.learner import Fitted, Folds, Learner, Run, Silent, Watcher
+from tuneloop.relational.learner import DEFAULT_OPTIONS, Fitted, Folds, Learner, Options, Run, Silent, Watcher
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.network import Network
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.targets import Target
 from tuneloop.relational.training import Lesson, Pulse, Trainer, apply, batches, make_network, make_sampler
-from tuneloop.relational.world import Reading, Texts, World, default_texts, learn_reading, read_world
+from tuneloop.relational.world import PACKAGED, Reading, Texts, World, learn_reading, read_world
 
 if TYPE_CHECKING:
     from optuna import Trial
 
+FEW = 8000  # of fewer examples several networks are fitted: what one makes of them is partly chance
 _YEAR = 365.25 * 86_400_000_000
 
 
@@ -132,11 +133,21 @@ class GnnNodes(Learner):
         """Whether the task is about nodes."""
         return isinstance(dataset.task, NodeTask)
 
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         if not isinstance(dataset.task, NodeTask):
             raise InvalidInput("this learner predicts labels of entities: give the dataset a node task")
         self._dataset, self._task, self._data, self._folds = dataset, dataset.task, data, folds
         self._seed = seed
+        self._text_model = options.text_model
         self._worlds: dict[bool, tuple[Reading, World, str]] = {}
 
     def prepare(self, watcher: Watcher) -> None:
@@ -146,13 +157,16 @@ class GnnNodes(Learner):
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Settings to try."""
-        return self.defaults() | {
-            "channels": trial.suggest_categorical("channels", [32, 64, 128]),
-            "fan_out": trial.suggest_categorical("fan_out", [8, 16, 32]),
+        return {
+            **self.defaults(),
+            "channels": trial.suggest_categorical("channels", [32, 64]),
+            "hops": trial.suggest_categorical("hops", [2, 3]),
+            "fan_out": trial.suggest_categorical("fan_out", [8, 12, 24]),
             "strategy": trial.suggest_categorical("strategy", ["last", "uniform"]),
-            "learning_rate": trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True),
-            "dropout": trial.suggest_float("dropout", 0.0, 0.5),
-            "weight_decay": trial.suggest_float("weight_decay", 1e-4, 1e-1, log=True),
+            "dropout": trial.suggest_float("dropout", 0.2, 0.6),
+            "anonymity": trial.suggest_float("anonymity", 0.0, 1.0),
+            "learning_rate": trial.suggest_float("learning_rate", 1e-3, 6e-3, log=True),
+            "epochs": trial.suggest_int("epochs", 3, 12, log=True),
             "half_life": trial.suggest_categorical("half_life", [0, 10, 20, 40]),
         }
 
@@ -160,18 +174,19 @@ class GnnNodes(Learner):
         """Settings that work on most tables."""
         return {
             "channels": 64,
-            "hops": 2,
-            "fan_out": 16,
+            "hops": 3,
+            "fan_out": 12,
             "strategy": "last",
-            "text": False,
-            "dropout": 0.2,
+            "text": self._text_model is not None,
+            "dropout": 0.4,
+            "anonymity": 0.5,
             "learning_rate": 3e-3,
             "weight_decay": 1e-2,
             "half_life": 0,
-            "batch_size": 512,
-            "epochs": 15,
-            "patience": 5,
-            "networks": 1,
+            "batch_size": 256,
+            "epochs": 5,  # the learning rate falls over them
+            "patience": 2,
+            "networks": int(np.clip(FEW // max(len(self._folds.train), 1), 1, 4)),
         }
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
@@ -182,12 +197,7 @@ class GnnNodes(Learner):
         train, held = (
             self._lesson(world, target, each, params) for each in (self._folds.train, self._folds.validation)
         )
-        found = [
-            self._trainer(
-                world, target, params, seed=seed * 100 + number, watcher=watcher if not number else Silent()
-            ).run(train, held, params["epochs"])
-            for number in range(params["networks"])
-        ]
+        found = self._train(world, target, params, (train, held), params["epochs"], seed=seed, watcher=watcher)
         fitted = _fitted(reading, target, params, [network for network, _ in found], model)
         predictions, _ = fitted.apply(world, self._folds.validation, watcher)
         value = measure(self._task.evaluation_metric, held.numbers, predictions)
@@ -202,18 +212,13 @@ class GnnNodes(Learner):
         whole = self._folds.train + Examples(validation.keys, validation.times, validation.times, validation.labels)
         target = Target.of(self._task, whole)
         lesson = self._lesson(world, target, whole, params)
-        networks = [
-            self._trainer(world, target, params, seed=seed * 100 + number, watcher=watcher).run(
-                lesson, None, found["epochs"]
-            )[0]
-            for number in range(params["networks"])
-        ]
-        return _fitted(reading, target, params, networks, model)
+        networks = self._train(world, target, params, (lesson, None), found["epochs"], seed=seed, watcher=watcher)
+        return _fitted(reading, target, params, [network for network, _ in networks], model)
 
     def _world(self, text: bool) -> tuple[Reading, World, str]:
         """The tables, with or without their texts, and what reads texts."""
         if text not in self._worlds:
-            texts = default_texts() if text else None
+            texts = Texts(self._text_model or PACKAGED) if text else None
             folds = self._folds
             reading, world = learn_reading(self._dataset, self._data, folds.train, folds.labelled, texts)
             self._worlds[text] = reading, world, "" if texts is None else texts.model
@@ -226,13 +231,43 @@ class GnnNodes(Learner):
             weights = (0.5 ** ((times.max() - times) / _YEAR / params["half_life"])).astype(np.float32)
         return Lesson(world.seeds(examples), target.numbers(self._task, examples), weights)
 
-    def _trainer(
-        self, world: World, target: Target, params: Mapping[str, Any], *, seed: int, watcher: Watcher
-    ) -> Trainer:
-        task = self._task
-        return Trainer(
-            world, target, task.evaluation_metric, task.maximise, params, _ages(self._folds), seed=seed, watcher=watcher
-        )
+    def _train(
+        self,
+        world: World,
+        target: Target,
+        params: Mapping[str, Any],
+        lessons: tuple[Lesson, Lesson | None],
+        epochs: int,
+        *,
+        seed: int,
+        watcher: Watcher,
+    ) -> list[tuple[Network, int]]:
+        """Networks that differ in their seed, and after how many epochs each was best."""
+        task, found = self._task, []
+        for number in range(params["networks"]):
+            trainer = Trainer(
+                world,
+                target,
+                task.evaluation_metric,
+                task.maximise,
+                params,
+                _ages(self._folds),
+                seed=seed * 100 + number,
+                watcher=_Following(watcher) if number else watcher,
+            )
+            found.append(trainer.run(*lessons, epochs))
+        return found
+
+
+class _Following(Silent):
+    """Watches the networks after the first: their epochs are not told again."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def check(self) -> None:
+        """Ask the one that is followed."""
+        self._watcher.check()
 
 
 def _ages(folds: Folds) -> Ints:

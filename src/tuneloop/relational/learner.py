@@ -172,6 +172,22 @@ class Run:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a person settled for all runs of a search.
+
+    Attributes:
+        hops: how many keys generated features follow.
+        text_model: reads text columns: a folder or a name; None to leave them aside.
+    """
+
+    hops: int = 2
+    text_model: str | None = None
+
+
+DEFAULT_OPTIONS = Options()
+
+
 class Learner(ABC):
     """A way to learn a task from tables.
 
@@ -189,7 +205,16 @@ class Learner(ABC):
         return True
 
     @abstractmethod
-    def __init__(self, dataset: Dataset, data: OpenTables, folds: Folds, *, seed: int, work_dir: Path) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        data: OpenTables,
+        folds: Folds,
+        *,
+        seed: int,
+        work_dir: Path,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> None:
         """Nothing is computed yet.
 
         Args:
@@ -198,6 +223,7 @@ class Learner(ABC):
             folds: the examples.
             seed: of everything random that all fits share.
             work_dir: a folder for files of its own; gone afterwards.
+            options: those of them that it has a use for are followed.
         """
 
     @abstractmethod

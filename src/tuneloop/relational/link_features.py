@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Of the pairs of so many examples those that are wanted, by which are true.
 Thin = Callable[[NDArray[np.bool_], int], NDArray[np.bool_]]
 MAX_CUTS = 120  # different cut-offs for which all links are looked at; more are rounded
+MAX_CELLS = 20_000_000  # values of a column of the sources × targets
 CANDIDATES = 80  # that each way to guess may name
 _CELLS = 8_000_000  # examples × targets at once
 _EXAMPLES = 500  # at once, at most
@@ -149,7 +150,11 @@ class LinkWorld:
         self._links = read_links(self._found, self.targets, data[self._found.table.name])
         self._historian = Historian(self._links)
         self._linked = self._owners.find(self._links.keys)
-        self._groups = [name for name in plan.types[0] if plan.types[0][name] == "category"]
+        self._groups = [
+            name
+            for name, (_, values) in self._owners.categories.items()
+            if len(values) * len(self.targets) <= MAX_CELLS
+        ]
         self.columns: tuple[Feature, ...] = ()
 
     def batches(
@@ -209,7 +214,8 @@ class LinkWorld:
         groups = {name: self._own_codes(name, setting.own) for name in self._groups}
         guesses = Guesses(past, histories, tastes, groups, self.targets, plan.shape, cut)
         pairs = guesses.repeats() if self._repeated else guesses.choose(plan.most)
-        hits = kept = None
+        hits: NDArray[np.bool_] | None = None
+        kept: NDArray[np.bool_] | None = None
         if true is not None:
             hits = np.isin(at[pairs.at] * len(self.targets) + pairs.targets, true)
         features = PairFeatures(setting, pairs, past, histories, guesses)

@@ -107,6 +107,7 @@ class Network(nn.Module):
         hops: how many layers.
         outputs: how many numbers are predicted.
         dropout: of nodes' channels.
+        anonymity: how often in training an entity's own row is hidden: few entities would be known by it.
     """
 
     def __init__(
@@ -120,12 +121,14 @@ class Network(nn.Module):
         hops: int,
         outputs: int,
         dropout: float,
+        anonymity: float,
     ) -> None:
         super().__init__()
         # Tables may be called what modules cannot.
         self._names = {name: f"t{number}" for number, name in enumerate(encoding)}
         self._links = list(links)
         self._entity = entity
+        self._anonymity = anonymity
         self.clock = Clock(scales)
         self.rows = nn.ModuleDict(
             {self._names[name]: TableEncoder(each, channels) for name, each in encoding.items() if each.columns}
@@ -192,10 +195,13 @@ class Network(nn.Module):
         """Nodes by what their rows hold, how old they are, and how many rows link to them, (N, C)."""
         at = nodes.examples
         visible = torch.from_numpy(nodes.visible.astype(np.float32)).unsqueeze(1)
+        if self.training and name == self._entity:
+            visible = visible * (torch.rand(len(at), 1) >= self._anonymity)
         parts = [torch.from_numpy(np.log1p(nodes.counts).astype(np.float32) / 4.0)]
         if table.moments.shape[1]:
-            moments = np.where(nodes.visible[:, None], table.moments[nodes.rows], ALWAYS)
-            parts.append(self.clock(moments, cuts[at][:, None], times[at][:, None]).flatten(1))
+            moments = table.moments[np.maximum(nodes.rows, 0)]
+            ages = self.clock(moments, cuts[at][:, None], times[at][:, None]).flatten(1)
+            parts.append(ages * visible)
         parts.append(visible)
         if name == self._entity:
             parts.append(example[torch.from_numpy(at)] * (torch.arange(len(at)) < len(times)).unsqueeze(1))

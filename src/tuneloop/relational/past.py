@@ -16,7 +16,7 @@ from tuneloop.relational.link_rows import DAY, Floats, Ints, LinkRows, Rows
 Matrix = NDArray[np.float32]
 FOLLOWS = 3  # how many links back what comes next is looked at
 NEIGHBOURS = 60  # of a target
-SESSIONS = 60  # links of a source that co-occur with each other: its last
+MAX_NEIGHBOURS = 20_000  # targets that have neighbours: of more the most linked
 _BLOCK = 512
 _PRIOR = 20.0  # links of everybody that a small count is mixed with
 
@@ -122,18 +122,20 @@ class Past:
 
     def _neighbours(self, links: Any) -> Any:
         norms = np.sqrt(np.asarray(links.multiply(links).sum(0)).ravel())
-        scaled = (links @ sparse.diags(1 / np.maximum(norms, 1e-6))).tocsc().astype(np.float32)
+        linked = np.flatnonzero(norms)
+        if len(linked) > MAX_NEIGHBOURS:
+            linked = np.sort(linked[np.argsort(-norms[linked], kind="stable")[:MAX_NEIGHBOURS]])
+        scaled = (links[:, linked] @ sparse.diags(1 / norms[linked])).tocsc().astype(np.float32)
         by_target = scaled.T.tocsr()
         rows, columns, values = [], [], []
-        linked = np.flatnonzero(norms)
         for start in range(0, len(linked), _BLOCK):
-            block = linked[start : start + _BLOCK]
-            near = (by_target[block] @ scaled).toarray()
-            near[np.arange(len(block)), block] = 0
+            near = (by_target[start : start + _BLOCK] @ scaled).toarray()
+            own = np.arange(len(near))
+            near[own, start + own] = 0
             near[near <= 0] = -np.inf
             at, column = top_by_row(near, NEIGHBOURS)
-            rows.append(block[at])
-            columns.append(column)
+            rows.append(linked[start + at])
+            columns.append(linked[column])
             values.append(near[at, column])
         if not rows:
             return sparse.csr_matrix((self._size, self._size), dtype=np.float32)

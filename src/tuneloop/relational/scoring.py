@@ -26,6 +26,7 @@ def score(model: TableModel, entities: pa.Table, predicted: pa.Table) -> dict[st
         entities: the examples with their labels; those without one are left aside.
         predicted: `prediction`, and `probabilities` where there are classes, in the same order.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     task = model.task
@@ -35,6 +36,8 @@ def score(model: TableModel, entities: pa.Table, predicted: pa.Table) -> dict[st
     if not len(labels):
         return {}
     if isinstance(task, LinkTask):
+        if not pa.types.is_list(labels.type) and not pa.types.is_large_list(labels.type):
+            return {}  # one link a row: what else an entity was linked to, a row does not say
         links = _links(predicted["prediction"])
         metrics = dict.fromkeys((task.evaluation_metric, *(f"{name}_at_{task.k}" for name in LINK_METRICS)))
         measured = {name: measure_links(name, labels, links) for name in metrics}

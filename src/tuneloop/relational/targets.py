@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tuneloop.relational import prepare
 from tuneloop.relational.examples import Examples
+from tuneloop.relational.labels import classes_of, label_values
 from tuneloop.relational.schema import NodeTask, NodeTaskType
 
 _MIN_SCALE = 1e-9
@@ -41,10 +41,10 @@ class Target:
     def of(cls, task: NodeTask, train: Examples) -> Target:
         """The labels of training examples: for absolute errors by median and quartiles, else by mean and deviation."""
         assert train.labels is not None
-        classes = prepare._classes(task, train.labels)
+        classes = classes_of(task, train.labels)
         if task.task_type != "regression":
             return cls(task.task_type, classes)
-        values = prepare._numbers(task, train.labels, classes)
+        values = label_values(task, train.labels, classes)
         absolute = task.evaluation_metric in ("mae", "mape")
         if absolute:
             low, centre, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -61,7 +61,7 @@ class Target:
     def numbers(self, task: NodeTask, examples: Examples) -> NDArray[np.float64]:
         """Labels as `tuneloop.relational.metrics.measure` takes them."""
         assert examples.labels is not None
-        return prepare._numbers(task, examples.labels, self.classes)
+        return label_values(task, examples.labels, self.classes)
 
     def loss(self, outputs: Tensor, numbers: NDArray[np.float64]) -> Tensor:
         """The loss of each example, (B,)."""

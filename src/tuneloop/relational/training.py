@@ -204,6 +204,7 @@ def make_network(world: World, outputs: int, params: Mapping[str, Any]) -> Netwo
         hops=params["hops"],
         outputs=outputs,
         dropout=params["dropout"],
+        anonymity=params["anonymity"],
     )
 
 

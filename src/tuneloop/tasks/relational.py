@@ -13,7 +13,7 @@ from tuneloop.models.store import StoredModels
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.fitter import Fitter, make_learners
 from tuneloop.relational.folds import read_folds
-from tuneloop.relational.learner import learners_for
+from tuneloop.relational.learner import Options, learners_for
 from tuneloop.relational.making import materialise
 from tuneloop.relational.model import opened, task_of
 from tuneloop.relational.opening import open_tables
@@ -85,7 +85,8 @@ class Relational:
                 f"{dataset.experiment}: {len(folds.train):,} examples to learn from, {len(folds.validation):,} to"
                 f" choose by, {len(folds.test) if folds.test is not None else 0:,} to test with"
             )
-            learners = make_learners(dataset, data, folds, found, seed=settings.seed, work_dir=folder)
+            options = Options(hops=settings.hops, text_model=settings.text_model)
+            learners = make_learners(dataset, data, folds, found, seed=settings.seed, work_dir=folder, options=options)
             fitter = Fitter(dataset, data, folds, learners, seed=settings.seed)
             search = Search(learners, maximise=task_of(dataset).maximise, seed=settings.seed)
             fitting = Fitting(
