@@ -1,13 +1,14 @@
 """The boosted learner learns each task type, is stored and read again, and sees nothing later than it may."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import ibis
 import numpy as np
 import optuna
 import pyarrow as pa
@@ -25,8 +26,9 @@ from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Folds, Silent, learners_for
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.permutation import dealt
 from tuneloop.relational.plan import Plan
-from tuneloop.relational.prepare import classes_of, labels_of, plan_features
+from tuneloop.relational.prepare import classes_of, compute_features, labels_of, plan_features
 from tuneloop.relational.schema import METRICS
 from tuneloop.relational.sources import Sources
 
@@ -219,3 +221,33 @@ def test_nothing_later_changes_a_prediction(
     with opened(document) as (dataset, tables, _):
         after = fitted.predict(dataset, tables, early, labelled, Silent())
     np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_a_database_computes_what_files_tell(tmp_path: Path, postgresql_url: Callable[[], str]) -> None:
+    url = postgresql_url().replace("postgresql+psycopg://", "postgresql://")
+    document = write(tmp_path, "binary_classification")
+    sources = {table["name"]: table["source"] for table in document["tables"]}
+    sources |= {f"churn_{split}": source for split, source in document["task"]["source"].items()}
+    engine = ibis.connect(url)
+    for name, source in sources.items():
+        rows = pq.read_table(source)
+        engine.create_table(name, schema=ibis.schema(rows.schema))
+        engine.insert(name, rows)
+    engine.disconnect()
+    there = json.loads(json.dumps(document))
+    for table in there["tables"]:
+        table["source"] = f"{url}#{table['name']}"
+    there["task"]["source"] = {split: f"{url}#churn_{split}" for split in there["task"]["source"]}
+
+    found = []
+    for each in (document, there):
+        with opened(each) as (dataset, tables, folds):
+            assert tables.is_local == (each is document)
+            plan = plan_features(dataset, tables, folds.train)
+            features = compute_features(plan, dataset, tables, folds.validation, folds.labelled)
+            table = next(table for table in dataset.tables if table.name == "transactions")
+            with dealt(dataset, tables, table, folds.validation, seed=0) as swapped:
+                assert swapped["transactions"].count().to_pyarrow() == tables["transactions"].count().to_pyarrow()
+            found.append(features)
+    assert [each.words for each in found[0].columns] == [each.words for each in found[1].columns]
+    np.testing.assert_allclose(found[0].values, found[1].values, rtol=1e-5, atol=1e-4)

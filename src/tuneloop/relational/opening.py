@@ -14,6 +14,7 @@ from tuneloop.relational.sources import Location, Sources
 
 if TYPE_CHECKING:
     import ibis
+    import pyarrow as pa
     from ibis.backends import BaseBackend
 
 
@@ -33,6 +34,44 @@ class OpenTables(Mapping[str, "ibis.Table"]):
 
     def __len__(self) -> int:
         return len(self._tables)
+
+    def bring(self, rows: pa.Table | ibis.Table, name: str) -> ibis.Table:
+        """Rows of ours, or what an expression gives, as a temporary table of the engine, for this session alone.
+
+        Args:
+            rows: what it holds.
+            name: what its name begins with.
+        """
+        import ibis
+
+        name = ibis.util.gen_name(name)
+        engine: Any = self.engine
+        with self._writing():
+            if isinstance(rows, ibis.Table):
+                return engine.create_table(name, rows, temp=True)
+            found = engine.create_table(name, schema=ibis.schema(rows.schema), temp=True)
+            engine.insert(name, rows)
+        return found
+
+    def drop(self, brought: ibis.Table) -> None:
+        """Give up a table that `bring` made."""
+        engine: Any = self.engine
+        with self._writing():
+            dropped = engine.raw_sql(f'DROP TABLE IF EXISTS "{brought.get_name()}"')
+            if not self.is_local:
+                dropped.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """While a temporary table is made: a session that only reads lets nobody make one."""
+        if self.engine.name != "postgres":
+            yield
+            return
+        _read_only(self.engine, "off")
+        try:
+            yield
+        finally:
+            _read_only(self.engine, "on")
 
     @property
     def is_local(self) -> bool:
@@ -173,13 +212,19 @@ def connect(url: str) -> BaseBackend:
     try:
         engine = ibis.connect(url)
         if engine.name == "postgres":
-            engine.raw_sql("SET default_transaction_read_only = on").close()
-            engine.con.commit()
+            _read_only(engine, "on")
     except (ImportError, ModuleNotFoundError) as error:
         raise InvalidInput(f"{first_line(error)}: install the driver, such as ibis-framework[snowflake]") from None
     except Exception as error:
         raise InvalidInput(f"the database does not answer: {first_line(error)}") from None
     return engine
+
+
+def _read_only(engine: Any, state: str) -> None:
+    """Whether a PostgreSQL session may write: `on` or `off`."""
+    engine.con.commit()
+    engine.raw_sql(f"SET default_transaction_read_only = {state}").close()
+    engine.con.commit()
 
 
 def remote_table(engine: Any, name: str) -> ibis.Table:

@@ -112,14 +112,11 @@ def dealt(
     Yields:
         The tables, valid within the `with` only.
     """
-    import ibis
-
     assert dataset.task is not None
     rng = np.random.default_rng(seed)
     entity = dataset.task.entity
     asked = {(entity.table, entity.key): examples.keys}
-    brought: list[str] = []
-    engine: Any = data.engine
+    brought: list[ibis.Table] = []
     try:
         rows = data[table.name]
         linked = {(key.table, key.key) for each in dataset.tables for key in each.foreign_keys}
@@ -131,15 +128,14 @@ def dealt(
         for key in table.foreign_keys:
             column = data[table.name][key.column]
             rows = _renamed(rows, key.column, _swapped(data, column, asked.get((key.table, key.key)), rng, brought))
-        if data.is_local and int(data[table.name].count().to_pyarrow().as_py()) <= MOST_COPIED:
+        if int(data[table.name].count().to_pyarrow().as_py()) <= MOST_COPIED:
             # A model asks many times, and each time the rows would be dealt again.
-            name = ibis.util.gen_name("dealt")
-            brought.append(name)
-            rows = engine.create_table(name, rows, temp=True)
+            rows = data.bring(rows, "dealt")
+            brought.append(rows)
         yield OpenTables(data.engine, {**data, table.name: rows}, data.problems)
     finally:
-        for name in brought:
-            engine.raw_sql(f'DROP TABLE IF EXISTS "{name}"')
+        for each in reversed(brought):
+            data.drop(each)
 
 
 def _with_others(rows: ibis.Table, table: Table, key: str, swap: ibis.Table) -> ibis.Table:
@@ -163,10 +159,9 @@ def _renamed(rows: ibis.Table, column: str, swap: ibis.Table) -> ibis.Table:
 
 
 def _swapped(
-    data: OpenTables, column: Any, asked: pa.ChunkedArray | None, rng: np.random.Generator, brought: list[str]
+    data: OpenTables, column: Any, asked: pa.ChunkedArray | None, rng: np.random.Generator, brought: list[ibis.Table]
 ) -> ibis.Table:
     """For each value of a column another one, `dealt_from` and `dealt_to`: those asked about swap with one another."""
-    import ibis
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -183,8 +178,5 @@ def _swapped(
         order = rng.permutation(part)
         to[order] = np.roll(order, 1)
     table = pa.table({"dealt_from": known, "dealt_to": known.take(pa.array(to))})
-    name = ibis.util.gen_name("dealt")
-    brought.append(name)
-    found = data.engine.create_table(name, schema=ibis.schema(table.schema), temp=True)
-    data.engine.insert(name, table)
-    return found
+    brought.append(data.bring(table, "dealt"))
+    return brought[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.ways import Way
 
 if TYPE_CHECKING:
-    import ibis
-    import pyarrow as pa
+    pass
 
 
 def plan_features(
@@ -65,16 +64,15 @@ def compute_features(
         examples: whom and when.
         labelled: whose labels may be features, where they were known by the cut-off.
     """
-    engine = data.engine
     history = None
     if plan.history is not None:
         horizon = _node_task(dataset).horizon
         assert horizon is not None
         if labelled is None or labelled.labels is None:  # the features stay, and say that nothing is known
             labelled = _nobody(examples)
-        history = _bring(engine, labelled.history(horizon))
+        history = data.bring(labelled.history(horizon), "history")
     computer = Computer(plan, dataset.tables, data, history)
-    return computer.compute(_bring(engine, examples.table()), len(examples))
+    return computer.compute(data.bring(examples.table(), "examples"), len(examples))
 
 
 def classes_of(task: NodeTask, examples: Examples) -> tuple[str, ...]:
@@ -135,13 +133,3 @@ def _label_windows(train: Examples) -> tuple[int, ...]:
     if not len(gaps) or not gaps.mean():
         return ()
     return choose_windows(float(gaps.mean()), float((times.max() - times.min()) / np.timedelta64(86_400_000_000, "us")))
-
-
-def _bring(engine: Any, table: pa.Table) -> ibis.Table:
-    """Rows of ours as a table of the engine."""
-    import ibis
-
-    name = ibis.util.gen_name("examples")
-    brought = engine.create_table(name, schema=ibis.schema(table.schema), temp=True)
-    engine.insert(name, table)
-    return brought
