@@ -118,7 +118,7 @@ class BoostedNodes(Learner):
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 3, "with_best": False}
+        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 5, "with_best": False}
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples; the value is the mean over the validation split and earlier ones.
