@@ -214,10 +214,10 @@ class PairFeatures:
         if not len(rows):
             place, rows = np.zeros_like(at), _nobody(rows)
         for name, values in codes.items():
-            codes_of_rows, found = rows.categories[name]
+            coded, found = rows.categories[name]
             known = {value: code for code, value in enumerate(values)}
             recode = np.array([known.get(value, np.nan) for value in found] + [np.nan])
-            self._put(name, table, np.where(missing, np.nan, recode[codes_of_rows[place]]), values)
+            self._put(name, table, np.where(missing, np.nan, recode[coded[place]]), values)
         for name, column in rows.numbers.items():
             value = times / DAY - column[place] if name in rows.dates else column[place]
             words = f"days since {name}" if name in rows.dates else name
