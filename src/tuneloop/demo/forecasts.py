@@ -14,7 +14,7 @@ from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.schema import SPLITS, CandidateKey, ForeignKey, LinkTask, NodeTask, Splits, Table
 
 # Small enough for a laptop: boosted trees alone, a few settings.
-SETTINGS: dict[str, Any] = {"max_runs": 3, "max_minutes": 1.0, "learners": ["boosted"]}
+SETTINGS: dict[str, Any] = {"max_runs": 2, "max_minutes": 0.7, "learners": ["boosted"]}
 CHURN, PURCHASES = "churn", "next-purchases"
 _CUSTOMER = ForeignKey("customer_id", link_to="customers.customer_id")
 _ARTICLE = ForeignKey("article_id", link_to="articles.article_id")

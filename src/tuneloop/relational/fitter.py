@@ -32,6 +32,7 @@ from tuneloop.relational.permutation import importance_by_table
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.search import BLEND, Question, Tried
 
+_PERMUTING_SECONDS = 20.0  # about, and at least once for each table
 _SHARES = np.linspace(0.1, 0.9, 9)
 
 
@@ -134,6 +135,7 @@ class Fitter:
                 watcher=watcher,
                 classes=self.classes,
                 seed=self._seed,
+                seconds=_PERMUTING_SECONDS,
             ),
             classes=self.classes,
             model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts)
