@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneloop.relational.link_examples import as_lists
 from tuneloop.relational.schema import LinkTask, NodeTask
 
 if TYPE_CHECKING:
@@ -93,8 +94,6 @@ def read_examples(task: NodeTask | LinkTask, splits: Mapping[str, ibis.Table]) -
         task: what the columns mean.
         splits: the split's rows.
     """
-    from tuneloop.relational.link_examples import as_lists
-
     found = {}
     for name, rows in splits.items():
         wanted: dict[str, Any] = {"key": rows[task.entity.column], "label": rows[task.label_column]}
@@ -105,6 +104,8 @@ def read_examples(task: NodeTask | LinkTask, splits: Mapping[str, ibis.Table]) -
             times = answer["time"].to_numpy().astype("datetime64[us]")
         else:
             times = np.full(len(answer), np.datetime64("NaT", "us"))
-        examples = Examples(answer["key"], times, times.copy(), answer["label"])
-        found[name] = as_lists(examples) if isinstance(task, LinkTask) else examples
+        keys, labels = answer["key"], answer["label"]
+        if isinstance(task, LinkTask):
+            keys, times, labels = as_lists(keys, times, labels)
+        found[name] = Examples(keys, times, times.copy(), labels)
     return found

@@ -6,41 +6,34 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tuneloop.relational.examples import Examples
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def as_lists(examples: Examples) -> Examples:
-    """The examples with a list of targets each.
+def as_lists(
+    keys: pa.ChunkedArray, times: np.ndarray, labels: pa.ChunkedArray
+) -> tuple[pa.ChunkedArray, np.ndarray, pa.ChunkedArray]:
+    """Examples' keys, times (datetime64) and labels with a list of targets each.
 
     Tables hold either a row for each entity and time, with a list, which stays as it is, or a row for each pair: those
     of one entity and time become one example, ordered by time and entity.
     """
     import pyarrow as pa
 
-    if examples.labels is None or _is_list(examples.labels.type):
-        return examples
-    # Nulls are no links, and their examples have none.
-    rows = pa.table({"key": examples.keys, "time": examples.times, "cut": examples.cuts, "label": examples.labels})
+    if _is_list(labels.type):
+        return keys, times, labels
+    rows = pa.table({"key": keys, "time": times, "label": labels})
     rows = rows.sort_by([("time", "ascending"), ("key", "ascending"), ("label", "ascending")])
-    keys, times = rows["key"].combine_chunks(), rows["time"].to_numpy()
-    codes = keys.dictionary_encode(null_encoding="encode").indices.to_numpy()
+    ordered, when = rows["key"].combine_chunks(), rows["time"].to_numpy().astype("datetime64[us]")
+    codes = ordered.dictionary_encode(null_encoding="encode").indices.to_numpy()
     first = np.ones(len(rows), bool)
-    first[1:] = (codes[1:] != codes[:-1]) | ~_same(times[1:], times[:-1])
-    known = rows["label"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+    first[1:] = (codes[1:] != codes[:-1]) | ~_same(when[1:], when[:-1])
+    linked = rows["label"].combine_chunks()
+    known = linked.is_valid().to_numpy(zero_copy_only=False)  # nulls are no links, and their examples have none
     starts = np.flatnonzero(first)
     before = np.concatenate([[0], np.cumsum(known)])  # known labels before each row
-    offsets = before[np.append(starts, len(rows))]
-    labels = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), rows["label"].combine_chunks().drop_null())
-    at = pa.array(starts)
-    return Examples(
-        pa.chunked_array([keys.take(at)]),
-        times[starts].astype("datetime64[us]"),
-        rows["cut"].to_numpy()[starts].astype("datetime64[us]"),
-        pa.chunked_array([labels]),
-    )
+    lists = pa.ListArray.from_arrays(pa.array(before[np.append(starts, len(rows))], pa.int32()), linked.drop_null())
+    return pa.chunked_array([ordered.take(pa.array(starts))]), when[starts], pa.chunked_array([lists])
 
 
 def label_pairs(labels: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, pa.Array]:
