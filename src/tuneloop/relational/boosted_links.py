@@ -243,8 +243,11 @@ class BoostedLinks(Learner):
         train = self._ranking
         thin = _thin(len(self._train.examples), np.random.default_rng(self._seed))
         if (more := self._validation.ranking(thin=thin)) is not None:
-            both = zip((train.values, train.true, train.sizes), (more.values, more.true, more.sizes), strict=True)
-            train = Ranking(*(np.concatenate(pair) for pair in both))
+            train = Ranking(
+                np.concatenate([train.values, more.values]),
+                np.concatenate([train.true, more.true]),
+                np.concatenate([train.sizes, more.sizes]),
+            )
         columns = self._world.columns
         booster = fit_ranker(
             columns, train, None, params, k=self._task.k, seed=seed, rounds=max(1, int(found["rounds"]))
