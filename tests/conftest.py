@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing about the code.
+settings.register_profile("no clock", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
+
 pytest_plugins = ["support.databases", "support.mlflow", "support.models", "support.service"]
 
 # A shell lets what it starts with & ignore Ctrl-C, and so would all that the tests start.
