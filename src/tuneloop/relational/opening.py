@@ -57,7 +57,7 @@ class OpenTables(Mapping[str, "ibis.Table"]):
         """Give up a table that `bring` made."""
         engine: Any = self.engine
         with self._writing():
-            dropped = engine.raw_sql(f'DROP TABLE IF EXISTS "{brought.get_name()}"')
+            dropped = engine.raw_sql(f'DROP TABLE "{brought.op().name}"')
             if not self.is_local:
                 dropped.close()
 
