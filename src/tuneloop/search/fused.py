@@ -11,11 +11,13 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, pad
 from transformers.activations import GELUActivation
@@ -24,13 +26,15 @@ from tuneloop.search.lanes import Lanes
 from tuneloop.search.layers import find_layers
 from tuneloop.search.tokens import TokenTable
 
-# Tokens of one forward pass: enough for efficient products, few enough that what a layer keeps stays near the core.
-PASS_TOKENS = 1200
+# Tokens of one forward pass, at most: the more, the fewer operations there are to begin.
+PASS_TOKENS = 4096
 # Tokens that are in memory at once when nothing is learnt from them.
 PORTION_TOKENS = 32768
-ROWS = 128
-COLUMNS = 8
-MAX_TEXTS_BITS = 5
+ROWS = 64
+LANE_ROWS = 128
+COLUMNS = 16
+TEXTS = 8
+MAX_TEXTS = 64
 Check = Callable[[], None]
 
 
@@ -62,7 +66,8 @@ class _Pass:
     """Texts of one forward pass: which of the texts, which of their tokens, and their lengths, the longest first.
 
     Products of a size that was not seen before take a kernel of their own, which costs time and memory to make. So rows
-    are made up to a multiple of `ROWS`, lengths to one of `COLUMNS` in attention, and texts are taken by powers of 2.
+    are made up to a multiple of `ROWS`, lengths to one of `COLUMNS` in attention, and texts are taken by multiples of
+    `TEXTS`.
     """
 
     texts: slice
@@ -82,7 +87,8 @@ class _Pass:
         for start, end in _runs(-(-self.lengths // COLUMNS)):
             length = int(-(-self.lengths[start] // COLUMNS)) * COLUMNS
             while start < end:
-                texts = 1 << min((end - start).bit_length() - 1, MAX_TEXTS_BITS)
+                texts = min(end - start, MAX_TEXTS)
+                texts = texts // TEXTS * TEXTS or texts
                 found.append(self._block(starts[start : start + texts], self.lengths[start : start + texts], length))
                 start += texts
         return found
@@ -150,6 +156,9 @@ class FusedEncoder:
         lengths = np.minimum(tokens.lengths[rows], max_length or np.iinfo(np.int64).max)
         order = np.argsort(-lengths, kind="stable")
         learning = torch.is_grad_enabled()
+        if learning:  # each core gets long texts and short ones
+            hands = _count(int(lengths.sum()))
+            order = np.concatenate([order[hand::hands] for hand in range(hands)])
         found = []
         for part in _split(lengths[order], np.inf if learning else PORTION_TOKENS):
             check()
@@ -162,7 +171,7 @@ class FusedEncoder:
                 source = _sliced(states.detach())
             else:
                 source = self._below(tokens, chosen, side, depth)
-            run = _Run(self, part.lengths, self._layers[depth:], tokens.extras[side])
+            run = _Run(self, part.lengths, self._layers[depth:], tokens.extras[side], dealt=learning)
             if learning:
                 parameters = [each for layer in run.layers for each in layer.parameters] + self._tail_parameters
                 found.append(_Learn.apply(run, source, states, *parameters))  # type: ignore[no-untyped-call]
@@ -201,7 +210,7 @@ class FusedEncoder:
         def states(part: _Pass) -> Tensor:
             found = _extend(self._embed(tokens, rows[part.texts], side, part.lengths), part.rows)
             for layer in layers:
-                found, _ = layer.forward(found, part, learning=False)
+                found, _ = layer.forward(found, part, None)
             return found
 
         return states
@@ -215,12 +224,15 @@ class FusedEncoder:
 
     def finish(self, states: Tensor, lengths: NDArray[np.int64], extras: dict[str, Any]) -> Tensor:
         """What comes after the layers: hidden states (T, H) of texts to embeddings (B, d), float32."""
-        longest = int(lengths.max(initial=1))
-        real = torch.from_numpy(np.arange(longest)[None, :] < lengths[:, None])
-        padded = states.new_zeros(len(lengths) * longest, states.shape[1])
-        place = torch.from_numpy(np.flatnonzero(real.numpy()))
-        padded = padded.index_copy(0, place, states).view(len(lengths), longest, -1)
-        features: dict[str, Any] = {**extras, "token_embeddings": padded, "attention_mask": real.long()}
+        if self._tail and isinstance(self._tail[0], Pooling):
+            texts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
+            features = {**extras, "token_embeddings": states[None], "cu_seq_lens_q": texts}
+        else:
+            longest = int(lengths.max(initial=1))
+            real = torch.from_numpy(np.arange(longest)[None, :] < lengths[:, None])
+            padded = states.new_zeros(len(lengths) * longest, states.shape[1])
+            padded = padded.index_copy(0, torch.from_numpy(np.flatnonzero(real.numpy())), states)
+            features = {**extras, "token_embeddings": padded.view(*real.shape, -1), "attention_mask": real.long()}
         for module in self._tail:
             features = module(features)
         embeddings: Tensor = features["sentence_embedding"]
@@ -238,6 +250,7 @@ class _Run:
         extras: dict[str, Any],
         *,
         tail: bool = True,
+        dealt: bool = False,
     ) -> None:
         self.layers = layers
         self._encoder = encoder
@@ -245,80 +258,161 @@ class _Run:
         self._tail = tail
         self._weights = [layer.weights(encoder._dtype) for layer in layers]
         self._lanes = _lanes(torch.get_num_threads())
-        total = int(lengths.sum())
-        # As many passes for each core, of as many tokens.
-        passes = max(-(-total // (PASS_TOKENS * self._lanes.count)), 1) * self._lanes.count
-        self._passes = list(_split(lengths, max(total / passes, 1.0)))
-        self._kept: list[Any] = []
+        count = _count(int(lengths.sum()))
+        if dealt:
+            self._passes = list(_cut(lengths, [len(range(hand, len(lengths), count)) for hand in range(count)]))
+        else:
+            self._passes = list(_split(lengths, max(lengths.sum() / count, 1.0)))
+        self._learning: list[_Lane] = []
 
     def forward(self, source: Source, *, learning: bool) -> Tensor:
         """Hidden states (T, H) to embeddings (B, d), or without a tail to hidden states (T, H)."""
-        answers = list(self._lanes.map(lambda part: self._forward(source, part, learning), self._passes))
-        if learning:
-            self._kept = [kept for _, kept in answers]
-        return torch.cat([found for found, _ in answers])
+        if not learning:
+            return torch.cat(list(self._lanes.map(lambda part: self._forward(source, part), self._passes)))
+        # The same passes on the same core each time: sums of the same numbers in the same order.
+        count = min(self._lanes.count, len(self._passes))
+        self._learning = [_Lane(range(first, len(self._passes), count), self._passes) for first in range(count)]
+        found: list[Tensor] = [torch.empty(0)] * len(self._passes)
 
-    def _forward(self, source: Source, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
-        kept = []
+        def work(lane: _Lane) -> None:
+            for layer in self._weights:
+                lane.kept.append([])
+                lane.room.append(layer.room(lane.rows, lane.filled))
+            for place, part, rows in lane:
+                found[place] = self._forward(source, part, lane, rows)
+
+        list(self._lanes.map(work, self._learning))
+        return torch.cat(found)
+
+    def _forward(self, source: Source, part: _Pass, lane: _Lane | None = None, rows: slice = slice(0)) -> Tensor:
         with torch.no_grad():  # which is a matter of the thread
             states = _extend(source(part), part.rows)
-            for weights in self._weights:
-                states, layer_kept = weights.forward(states, part, learning)
-                kept.append(layer_kept)
+            for place, weights in enumerate(self._weights):
+                room = None if lane is None else tuple(each[rows] for each in lane.room[place])
+                states, kept = weights.forward(states, part, room)
+                if lane is not None:
+                    lane.kept[place].append(kept)
         states = states[: part.tokens.stop - part.tokens.start]
         if not self._tail:
-            return states, None
-        states = states.float().requires_grad_(learning)
-        with torch.set_grad_enabled(learning):
+            return states
+        states = states.float().requires_grad_(lane is not None)
+        with torch.set_grad_enabled(lane is not None):
             embeddings = self._encoder.finish(states, part.lengths, self._extras)
-        return embeddings.detach().float(), (kept, states, embeddings) if learning else None
+        if lane is not None:
+            lane.ends.append((states, embeddings))
+        return embeddings.detach().float()
 
     def backward(self, gradient: Tensor, *, states_too: bool) -> tuple[Tensor | None, list[Tensor]]:
         """From the gradient of the embeddings to those of the hidden states, if wanted, and of all parameters."""
-        count = self._lanes.count
-        # The same passes on the same core each time: sums of the same numbers in the same order.
-        jobs = [range(first, len(self._passes), count) for first in range(min(count, len(self._passes)))]
-        below: list[Tensor | None] = [None] * len(self._passes)
+        below: list[Tensor] = [torch.empty(0)] * len(self._passes)
 
-        def work(places: range) -> list[Tensor]:
-            total: list[Tensor] = []
-            for place in places:
-                part = self._passes[place]
-                below[place], found = self._backward(gradient[part.texts], part, self._kept[place], states_too)
-                self._kept[place] = None
-                _add(total, found)
-            return total
+        def work(lane: _Lane) -> list[Tensor]:
+            states, tail = self._tail_backward(gradient, lane)
+            found = []
+            left = _Left(self._weights[0], lane.rows, lane.filled) if self._weights else None
+            for place in reversed(range(len(self.layers))):
+                assert left is not None
+                found.append(self._layer_backward(place, states, lane, left, bool(place) or states_too))
+            for (place, part, _), each in zip(lane, states, strict=True):
+                below[place] = each[: part.tokens.stop - part.tokens.start]
+            return [each for gradients in reversed(found) for each in gradients] + tail
 
         total: list[Tensor] = []
-        for found in self._lanes.map(work, jobs):
+        for found in self._lanes.map(work, self._learning):
             _add(total, found)
+        self._learning = []
         layers, tail = total[: 12 * len(self.layers)], total[12 * len(self.layers) :]
         gradients = [
             each
             for place, layer in enumerate(self.layers)
             for each in layer.gradients(layers[12 * place : 12 * place + 12])
         ]
-        return (torch.cat([each for each in below if each is not None]) if states_too else None), gradients + tail
+        return torch.cat(below) if states_too else None, gradients + tail
 
-    def _backward(
-        self, gradient: Tensor, part: _Pass, kept: Any, states_too: bool
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        layers_kept, states, embeddings = kept
-        wanted = [states, *(each for each in self._encoder._tail_parameters if each.requires_grad)]
-        below: Tensor | None
-        below, *tail = torch.autograd.grad(embeddings, wanted, gradient.to(embeddings.dtype))
-        below = _extend(below.to(self._encoder._dtype), part.rows)
-        found: list[list[Tensor]] = []
+    def _tail_backward(self, gradient: Tensor, lane: _Lane) -> tuple[list[Tensor], list[Tensor]]:
+        """What comes after the layers: gradients of each pass's hidden states (rows, H), and of the tail's weights."""
+        trained = [each for each in self._encoder._tail_parameters if each.requires_grad]
+        below: list[Tensor] = []
+        total: list[Tensor] = []
+        for (_, part, _), (states, embeddings) in zip(lane, lane.ends, strict=True):
+            own = gradient[part.texts].to(embeddings.dtype)
+            states_gradient, *found = torch.autograd.grad(embeddings, [states, *trained], own)
+            below.append(_extend(states_gradient.to(self._encoder._dtype), part.rows))
+            _add(total, list(found))
+        return below, total
+
+    def _layer_backward(
+        self, place: int, states: list[Tensor], lane: _Lane, left: _Left, below_too: bool
+    ) -> list[Tensor]:
+        """One layer of a lane: its passes' gradients (rows, H) are replaced by those of its input, if wanted."""
+        weights = self._weights[place]
+        norms: list[Tensor] = []
         with torch.no_grad():
-            for place in reversed(range(len(self.layers))):
-                assert below is not None
-                below, gradients = self._weights[place].backward(
-                    below, part, layers_kept[place], bool(place) or states_too
-                )
-                found.append(gradients)
-        if below is not None:
-            below = below[: part.tokens.stop - part.tokens.start]
-        return below, [each for gradients in reversed(found) for each in gradients] + tail
+            for number, (_, part, rows) in enumerate(lane):
+                kept, lane.kept[place][number] = lane.kept[place][number], None
+                found, norm = weights.backward(states[number], part, kept, left.of(rows), below_too)
+                _add(norms, norm)
+                if found is not None:
+                    states[number] = found
+            return weights.gradients(left, lane.room[place], norms)
+
+
+class _Lane:
+    """The passes of one core, and what they keep for the way back.
+
+    Args:
+        places: which passes.
+        passes: of all.
+
+    Attributes:
+        rows, filled: of the passes, one after the other: as many as make an even product, and those of the passes.
+        room: of each layer, what its passes write to together; see `_Weights.room`.
+        kept: of each layer, what each pass keeps.
+        ends: of each pass, the hidden states above the layers, and the embeddings.
+    """
+
+    def __init__(self, places: range, passes: list[_Pass]) -> None:
+        self._passes: list[tuple[int, _Pass, slice]] = []
+        rows = 0
+        for place in places:
+            self._passes.append((place, passes[place], slice(rows, rows + passes[place].rows)))
+            rows += passes[place].rows
+        self.rows, self.filled = -(-rows // LANE_ROWS) * LANE_ROWS, rows
+        self.room: list[tuple[Tensor, Tensor]] = []
+        self.kept: list[list[Any]] = []
+        self.ends: list[tuple[Tensor, Tensor]] = []
+
+    def __iter__(self) -> Iterator[tuple[int, _Pass, slice]]:
+        """Which of all passes, the pass, and its rows among those of the lane."""
+        return iter(self._passes)
+
+
+class _Left:
+    """What the passes of a lane leave of a layer on the way back, for the products over all their rows.
+
+    A product over rows wants its left side as columns: of the two the narrower one is turned, pass by pass. A row of
+    ones gives the gradient of the bias on the way.
+
+    Args:
+        weights: of a layer.
+        rows, filled: of the lane, and how many of them the passes fill.
+    """
+
+    def __init__(self, weights: _Weights, rows: int, filled: int) -> None:
+        like = weights.up.weight
+        inner, width = like.shape
+        self.attention, self.up = like.new_empty(rows, 3 * width), like.new_empty(rows, inner)
+        self.states, self.middle = like.new_empty(width + 1, rows), like.new_empty(width + 1, rows)
+        self.first, self.second = like.new_empty(width, rows), like.new_empty(width, rows)
+        for each in (self.attention, self.up, self.states.T, self.middle.T, self.first.T, self.second.T):
+            each[filled:] = 0
+        self.states[-1] = self.middle[-1] = 1
+
+    def of(self, rows: slice) -> SimpleNamespace:
+        """What one pass writes to: each (rows, ...)."""
+        turned = {name: getattr(self, name)[:, rows].T for name in ("states", "middle", "first", "second")}
+        turned |= {name: turned[name][:, :-1] for name in ("states", "middle")}
+        return SimpleNamespace(attention=self.attention[rows], up=self.up[rows], **turned)
 
 
 class _Learn(torch.autograd.Function):
@@ -381,6 +475,35 @@ class _Layer:
         return [split[0] * self.scale, split[1] * self.scale, *split[2:], *others]
 
 
+class _Product:
+    """A linear layer's weight and bias, and the weight in the order in which the matrix units take it as well.
+
+    Args:
+        weight: (m, k).
+        bias: (m,).
+        dtype: what to compute in.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self.weight, self._bias = weight.to(dtype), bias.to(dtype)
+        self._ordered: Tensor | None = None
+        if dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, PASS_TOKENS)
+
+    def __call__(self, states: Tensor, added: Tensor | None = None) -> Tensor:
+        """States (T, k) to (T, m), with (T, m) added if given."""
+        if self._ordered is None:
+            found = linear(states, self.weight, self._bias)
+            return found if added is None else found.add_(added)
+        product = torch.ops.mkldnn._linear_pointwise
+        given = (
+            product(states, self._ordered, self._bias, "none", [], "")
+            if added is None
+            else product.binary(states, added, self._ordered, self._bias, "add")
+        )
+        return cast(Tensor, given)
+
+
 class _Weights:
     """A layer's weights in the type to compute in; those of query, key and value in one, with attention's scale."""
 
@@ -389,47 +512,73 @@ class _Weights:
         query, query_bias, key, key_bias, value, value_bias = detached[:6]
         self.heads = layer.heads
         self.epsilons = layer.epsilons
-        self.attention = torch.cat([query * layer.scale, key, value]).to(dtype)
-        self.attention_bias = torch.cat([query_bias * layer.scale, key_bias, value_bias]).to(dtype)
-        self.output, self.output_bias, self.up, self.up_bias, self.down, self.down_bias = (
-            each.to(dtype) for each in (*detached[6:8], *detached[10:14])
-        )
+        weight = torch.cat([query * layer.scale, key, value])
+        self.attention = _Product(weight, torch.cat([query_bias * layer.scale, key_bias, value_bias]), dtype)
+        self.output, self.up, self.down = (_Product(detached[at], detached[at + 1], dtype) for at in (6, 10, 12))
         self.norms = [detached[8:10], detached[14:16]]
 
-    def forward(self, states: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
-        """The layer's output (T, H), and what the way back needs."""
-        attended, kept = self._attend(linear(states, self.attention, self.attention_bias), part, learning)
-        first = linear(attended, self.output, self.output_bias).add_(states)
-        middle, *first_moments = self._norm(first, 0)
-        up = linear(middle, self.up, self.up_bias)
-        activated = gelu(up)
-        second = linear(activated, self.down, self.down_bias).add_(middle)
-        above, *second_moments = self._norm(second, 1)
-        if not learning:
-            return above, None
-        return above, (states, kept, attended, first, first_moments, middle, up, activated, second, second_moments)
+    def room(self, rows: int, filled: int) -> tuple[Tensor, Tensor]:
+        """What the forward passes of a lane write to, zero after so many: attention's output, and the activations."""
+        inner, width = self.up.weight.shape
+        found = self.up.weight.new_empty(rows, width), self.up.weight.new_empty(rows, inner)
+        for each in found:
+            each[filled:] = 0
+        return found
 
-    def backward(self, above: Tensor, part: _Pass, kept: Any, below_too: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """From the gradient of the output to that of the input, if wanted, and those of the 12 weights."""
-        states, attention_kept, attended, first, first_moments, middle, up, activated, second, second_moments = kept
+    def forward(self, states: Tensor, part: _Pass, room: tuple[Tensor, ...] | None) -> tuple[Tensor, Any]:
+        """The layer's output (T, H), and what the way back needs if there is room to keep it."""
+        attended, activated = room or (torch.empty_like(states), None)
+        kept = self._attend(self.attention(states), part, attended, learning=room is not None)
+        first = self.output(attended, states)
+        middle, *first_moments = self._norm(first, 0)
+        up = self.up(middle)
+        activated = gelu(up) if activated is None else torch.ops.aten.gelu.out(up, out=activated)
+        second = self.down(activated, middle)
+        above, *second_moments = self._norm(second, 1)
+        if room is None:
+            return above, None
+        return above, (states, kept, first, first_moments, middle, up, second, second_moments)
+
+    def backward(
+        self, above: Tensor, part: _Pass, kept: Any, left: SimpleNamespace, below_too: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """From the gradient of the output to that of the input, if wanted, and those of the norms' weights.
+
+        What the other weights' gradients are computed from is left in `left`.
+        """
+        states, attention_kept, first, first_moments, middle, up, second, second_moments = kept
         d_second, *d_norm_2 = self._norm_backward(above, second, second_moments, 1)
-        d_up = torch.ops.aten.gelu_backward(d_second @ self.down, up)
-        d_middle = torch.addmm(d_second, d_up, self.up)
+        d_up = torch.ops.aten.gelu_backward.grad_input(d_second @ self.down.weight, up, grad_input=left.up)
+        d_middle = torch.addmm(d_second, d_up, self.up.weight)
         d_first, *d_norm_1 = self._norm_backward(d_middle, first, first_moments, 0)
-        d_attention = self._attend_backward(d_first @ self.output, part, attention_kept)
-        below = torch.addmm(d_first, d_attention, self.attention) if below_too else None
-        return below, [
-            *_product_gradients(d_attention, states),
-            *_product_gradients(d_first, attended),
-            *d_norm_1,
-            *_product_gradients(d_up, middle),
-            *_product_gradients(d_second, activated),
-            *d_norm_2,
+        d_attention = self._attend_backward(d_first @ self.output.weight, part, attention_kept, left.attention)
+        for place, rows in ((left.states, states), (left.middle, middle), (left.first, d_first)):
+            place.copy_(rows)
+        left.second.copy_(d_second)
+        below = torch.addmm(d_first, d_attention, self.attention.weight) if below_too else None
+        return below, [*d_norm_1, *d_norm_2]
+
+    def gradients(self, left: _Left, room: tuple[Tensor, Tensor], norms: list[Tensor]) -> list[Tensor]:
+        """Those of the 12 weights, from what the passes of a lane left."""
+        attended, activated = room
+        attention, up = left.states @ left.attention, left.middle @ left.up
+        return [
+            attention[:-1].T,
+            attention[-1],
+            left.first @ attended,
+            left.first.sum(1),
+            *norms[:2],
+            up[:-1].T,
+            up[-1],
+            left.second @ activated,
+            left.second.sum(1),
+            *norms[2:],
         ]
 
-    def _attend(self, projected: Tensor, part: _Pass, learning: bool) -> tuple[Tensor, Any]:
+    def _attend(self, projected: Tensor, part: _Pass, attended: Tensor, *, learning: bool) -> list[Any]:
         """Queries, keys and values (T, 3 H) to attention's output (T, H)."""
-        attended, kept = projected.new_zeros(projected.shape[0], projected.shape[1] // 3), []
+        kept = []
+        attended[part.tokens.stop - part.tokens.start :] = 0
         for block in part.blocks:
             heads = _take(projected, block).view(block.texts, block.length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             query, key, value = heads.reshape(3, block.texts * self.heads, block.length, -1)
@@ -440,10 +589,10 @@ class _Weights:
             _put(attended, block, self._merged(torch.bmm(share, value), block))
             if learning:
                 kept.append((query, key, value, share))
-        return attended, kept
+        return kept
 
-    def _attend_backward(self, gradient: Tensor, part: _Pass, kept: Any) -> Tensor:
-        found = gradient.new_zeros(gradient.shape[0], 3 * gradient.shape[1])
+    def _attend_backward(self, gradient: Tensor, part: _Pass, kept: Any, found: Tensor) -> Tensor:
+        found[part.tokens.stop - part.tokens.start :] = 0
         for block, (query, key, value, share) in zip(part.blocks, kept, strict=True):
             own = _take(gradient, block).view(block.texts, block.length, self.heads, -1).transpose(1, 2)
             own = own.reshape(block.texts * self.heads, block.length, -1)
@@ -494,11 +643,6 @@ def _extend(states: Tensor, rows: int) -> Tensor:
     return pad(states, (0, 0, 0, rows - len(states)))
 
 
-def _product_gradients(gradient: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of a linear layer's weight and bias."""
-    return gradient.T @ states, gradient.sum(0)
-
-
 def _add(total: list[Tensor], found: list[Tensor]) -> None:
     """Add up gradients, in fp32 whatever they were computed in."""
     if not total:
@@ -508,13 +652,25 @@ def _add(total: list[Tensor], found: list[Tensor]) -> None:
         each.add_(more)
 
 
+def _count(tokens: int) -> int:
+    """Forward passes for so many tokens: as many for each core."""
+    lanes = _lanes(torch.get_num_threads()).count
+    return max(-(-tokens // (PASS_TOKENS * lanes)), 1) * lanes
+
+
 def _split(lengths: NDArray[np.int64], budget: float) -> Iterator[_Pass]:
     """Texts in groups of about so many tokens, in their order."""
-    ends = np.cumsum(lengths)
-    group = ((ends - lengths / 2) // budget).astype(np.int64)
-    for start, end in _runs(group):
-        first = int(ends[start] - lengths[start])
-        yield _Pass(slice(start, end), slice(first, int(ends[end - 1])), lengths[start:end])
+    group = ((np.cumsum(lengths) - lengths / 2) // budget).astype(np.int64)
+    return _cut(lengths, [end - start for start, end in _runs(group)])
+
+
+def _cut(lengths: NDArray[np.int64], counts: Sequence[int]) -> Iterator[_Pass]:
+    """Texts in groups of so many, in their order."""
+    tokens = np.concatenate([[0], np.cumsum(lengths)])
+    edges = [0, *itertools.accumulate(counts)]
+    for start, end in itertools.pairwise(edges):
+        if end > start:
+            yield _Pass(slice(start, end), slice(int(tokens[start]), int(tokens[end])), lengths[start:end])
 
 
 def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
