@@ -169,6 +169,27 @@ def test_a_watcher_that_raises_ends_the_work(tmp_path: Path) -> None:
             learner.fit(QUICK, seed=0, watcher=Impatient())
 
 
+def test_where_predictions_are_made_from_old_rows_examples_are_tried_aged_alike_and_as_they_are(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
+        assert [each["aged"] for each in learn(dataset, tables, folds, tmp_path).starts()] == [False]
+        assert folds.test is not None
+        ends = [each.times.min() - np.timedelta64(10, "D") for each in (folds.validation, folds.test)]
+        frozen = Folds(folds.train, folds.validation.frozen_at(ends[0]), folds.test.frozen_at(ends[1]))
+        learner = learn(dataset, tables, frozen, tmp_path)
+        starts = learner.starts()
+        assert [each["aged"] for each in starts] == [False, True]
+        found = []
+        for params in (*starts, {"members": starts}):
+            params = {"members": [each | QUICK for each in params.get("members", [params])]}
+            run = learner.fit(params, seed=0, watcher=Silent())
+            fitted = learner.refit(params, run.found, seed=0, watcher=Silent())
+            found.append(fitted.predict(dataset, tables, frozen.test, frozen.labelled, Silent()))
+    labels = labels_of(dataset.task, frozen.test, ()).values
+    assert all(measure("roc_auc", labels, each) > 0.6 for each in found)
+    assert not np.allclose(found[0], found[1])
+    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
+
+
 def test_backtests_learn_from_what_was_known_alone(tmp_path: Path) -> None:
     horizon = timedelta(days=7)
     with opened(write(tmp_path, "binary_classification")) as (_, _, folds):

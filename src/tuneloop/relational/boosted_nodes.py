@@ -39,7 +39,8 @@ class BoostedNodes(Learner):
     """Gradient boosted trees over temporal features.
 
     Settings are chosen by the validation split and, where that is small, by earlier ones within training
-    (`backtests`). Where validation or test examples see no rows after some time, training examples are aged alike.
+    (`backtests`). Where validation examples see no rows after some time, the setting `aged` tells whether training
+    examples are aged alike: what is old news then weighs less, and what always holds may be seen less clearly.
     """
 
     name = "boosted"
@@ -67,6 +68,7 @@ class BoostedNodes(Learner):
         self._folds = folds
         self._seed = seed
         self._hops = options.hops
+        self._ages = is_frozen(folds.validation)
 
     def prepare(self, watcher: Watcher) -> None:
         """Plan the features and compute those of all training and validation examples, at once."""
@@ -77,21 +79,29 @@ class BoostedNodes(Learner):
             watcher.log(f"left out, as each example would meet too many rows: {words}")
         self._classes = classes_of(self._task, train)
         tests = self._backtests()
-        learnt, full = self._learnt(), self._learnt_finally()
-        choosing = [learnt, *(each.examples for each in tests), validation]
-        everything = _joined(choosing + ([full] if full is not None else []))
+        aged = [aged_copies(train, validation, COPIES, self._seed)] if self._ages else []
+        choosing = [train, *aged, *(each.examples for each in tests), validation]
+        everything = _joined(choosing + (self._fresh_and_aged() if self._ages else []))
         watcher.progress("computing features")
         watcher.check()
         features = compute_features(self._plan, self._dataset, self._data, everything, self._labelled())
         watcher.log(f"{len(features.columns)} features of {len(everything)} examples")
         sheet = _Rows(features, labels_of(self._task, everything, self._classes), everything.times)
         count = sum(map(len, choosing))
-        self._splits = _splits(tests, learnt, train, validation)
         self._choosing = sheet.take(np.arange(count))
-        finally_ = [*range(len(learnt)), *self._splits[-1].held] if full is None else range(count, len(everything))
-        self._finally = sheet.take(np.array(finally_))
-        self._pools: dict[int, Pool] = {}
-        self._ranking: NDArray[np.int64] | None = None
+        known, held = np.arange(len(train)), count - len(validation) + np.arange(len(validation))
+        self._splits = {False: _splits(tests, known, held)}
+        self._finally = {False: sheet.take(np.concatenate([known, held]))}
+        if self._ages:
+            fresh = count + np.arange(len(validation))
+            self._finally = {
+                False: sheet.take(np.concatenate([known, fresh])),
+                True: sheet.take(np.arange(count + len(validation), len(everything))),
+            }
+            copies = len(train) * np.arange(1, COPIES + 1)[:, None]
+            self._splits[True] = [Split((copies + each.train).ravel(), each.held) for each in self._splits[False]]
+        self._pools: dict[tuple[int, bool], Pool] = {}
+        self._rankings: dict[bool, NDArray[np.int64]] = {}
         self._fitted: dict[str, list[Trees]] = {}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
@@ -108,6 +118,8 @@ class BoostedNodes(Learner):
             "extra_trees": trial.suggest_categorical("extra_trees", [False, True]),
             "half_life": trial.suggest_categorical("half_life", [0.0, 0.1, 0.2, 0.4, 0.8]),
         }
+        if self._ages:
+            found["aged"] = trial.suggest_categorical("aged", [False, True])
         from optuna.study import StudyDirection
         from optuna.trial import TrialState
 
@@ -118,7 +130,11 @@ class BoostedNodes(Learner):
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 5, "with_best": False}
+        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 5, "with_best": False, "aged": False}
+
+    def starts(self) -> list[dict[str, Any]]:
+        """The defaults; where training examples can be aged, once with and once without."""
+        return [self.defaults() | {"aged": aged} for aged in ([False, True] if self._ages else [False])]
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples; the value is the mean over the validation split and earlier ones.
@@ -132,7 +148,7 @@ class BoostedNodes(Learner):
         members = [self._trees(each, seed, watcher) for each in members_of(params)]
         values: list[float] = []
         columns = [self._columns(each) for each in members_of(params)]
-        for at, split in enumerate(self._splits):
+        for at, split in enumerate(self._splits[False]):
             model = self._model([Member(seen, trees[at]) for seen, trees in zip(columns, members, strict=True)])
             predictions = model.predict_features(rows.features.values[split.held])
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
@@ -143,15 +159,15 @@ class BoostedNodes(Learner):
         """The trees of each split; those of settings that were fitted before are still there."""
         known = json.dumps([params, seed], sort_keys=True)
         if known not in self._fitted:
-            task, columns = self._task, self._columns(params)
+            task, aged = self._task, params.get("aged", False)
             self._fitted[known] = fit_trees(
                 task.task_type,
                 task.evaluation_metric,
-                self._pool(columns),
-                self._splits,
+                self._pool(self._columns(params), aged),
+                self._splits[aged],
                 params,
                 seed=seed,
-                weights=_weights(self._choosing.times, self._splits[-1].train, params),
+                weights=_weights(self._choosing.times, self._splits[aged][-1].train, params),
                 report=_Reporting(watcher, task.evaluation_metric),
             )
         return self._fitted[known]
@@ -165,29 +181,31 @@ class BoostedNodes(Learner):
         count = len(rows.features.columns)
         if not 0 < params.get("keep", 0) < count:
             return np.arange(count)
-        if self._ranking is None:
+        aged = params.get("aged", False)
+        if aged not in self._rankings:
             task = self._task
-            first = Pool(*rows.take(min((split.train for split in self._splits), key=len)).learnable)
+            first = Pool(*rows.take(min((split.train for split in self._splits[aged]), key=len)).learnable)
             trees = fit_all(
                 task.task_type, task.evaluation_metric, first, _FIRST, seed=self._seed, rounds=_FIRST_ROUNDS
             )
-            self._ranking = np.argsort(-trees.importances(), kind="stable")
-        return np.sort(self._ranking[: params["keep"]])
+            self._rankings[aged] = np.argsort(-trees.importances(), kind="stable")
+        return np.sort(self._rankings[aged][: params["keep"]])
 
-    def _pool(self, columns: NDArray[np.int64]) -> Pool:
-        if len(columns) not in self._pools:
+    def _pool(self, columns: NDArray[np.int64], aged: bool) -> Pool:
+        known = len(columns), aged
+        if known not in self._pools:
             seen = self._choosing.only(columns)
-            self._pools[len(columns)] = Pool(*seen.learnable, reference=self._splits[-1].train)
-        return self._pools[len(columns)]
+            self._pools[known] = Pool(*seen.learnable, reference=self._splits[aged][-1].train)
+        return self._pools[known]
 
     def refit(
         self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher
     ) -> BoostedModel:
         """Fit on training and validation examples together, so many rounds as `fit` found best, with all the bags."""
-        rows, task = self._finally, self._task
+        task = self._task
         members = []
         for each, rounds in zip(members_of(params), found["rounds"], strict=True):
-            columns = self._columns(each)
+            rows, columns = self._finally[each.get("aged", False)], self._columns(each)
             trees = fit_all(
                 task.task_type,
                 task.evaluation_metric,
@@ -214,20 +232,12 @@ class BoostedNodes(Learner):
             return folds.train + folds.validation
         return folds.labelled
 
-    def _learnt(self) -> Examples:
-        """The training examples as old as the validation examples are."""
-        train, validation = self._folds.train, self._folds.validation
-        return aged_copies(train, validation, COPIES, self._seed) if is_frozen(validation) else train
-
-    def _learnt_finally(self) -> Examples | None:
-        """All examples as old as those that decide nothing; None where none is aged."""
+    def _fresh_and_aged(self) -> list[Examples]:
+        """What the last fit learns from: validation examples that see all before them, and all as old as the test's."""
         train, validation, test = self._folds.train, self._folds.validation, self._folds.test
+        fresh = replace(validation, cuts=validation.times)
         like = test if test is not None and is_frozen(test) else validation
-        if not is_frozen(like):
-            return None
-        full = train + validation
-        # What validation examples saw is for choosing: here they are aged as all others.
-        return aged_copies(replace(full, cuts=full.times), like, COPIES, self._seed + 1)
+        return [fresh, aged_copies(train + fresh, like, COPIES, self._seed + 1)]
 
     def _backtests(self) -> list[Backtest]:
         found = []
@@ -292,15 +302,13 @@ def _joined(parts: Sequence[Examples]) -> Examples:
     return found
 
 
-def _splits(tests: Sequence[Backtest], learnt: Examples, train: Examples, validation: Examples) -> list[Split]:
-    """Splits of the rows: training examples, perhaps several times; those of each backtest; the validation split."""
-    copies = np.arange(0, len(learnt), len(train))[:, None]
-    found, start = [], len(learnt)
+def _splits(tests: Sequence[Backtest], known: NDArray[np.int64], held: NDArray[np.int64]) -> list[Split]:
+    """Splits of the rows: those of each backtest, whose held ones stand before the validation rows, and these."""
+    found, start = [], int(held[0]) - sum(len(each.held) for each in tests)
     for each in tests:
-        held = np.arange(start, start + len(each.held))
-        found.append(Split((copies + each.train).ravel(), held))
-        start += len(held)
-    return [*found, Split(np.arange(len(learnt)), np.arange(start, start + len(validation)))]
+        found.append(Split(known[each.train], np.arange(start, start + len(each.held))))
+        start += len(each.held)
+    return [*found, Split(known, held)]
 
 
 def _weights(times: Times, learnt: NDArray[np.int64], params: Mapping[str, Any]) -> NDArray[np.float64] | None:

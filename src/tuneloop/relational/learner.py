@@ -238,6 +238,10 @@ class Learner(ABC):
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables, as `trial.suggest_…` would name them."""
 
+    def starts(self) -> list[dict[str, Any]]:
+        """Settings to try before any others, once prepared."""
+        return [self.defaults()]
+
     @abstractmethod
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples, stopping early by the validation examples."""

@@ -1,7 +1,7 @@
 """Which learner and settings to try next: Optuna for each learner, the same questions after a resume.
 
-Each learner's own defaults come first. After that the learner whose best model is ahead gets two runs of three, and the
-others take turns with the third.
+What each learner starts with comes first. After that the learner whose best model is ahead gets two runs of three, and
+the others take turns with the third.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Search:
         study = optuna.create_study(direction="maximize" if self._maximise else "minimize", sampler=sampler)
         for each in earlier:
             study.add_trial(_frozen(each))
-        if not earlier:
-            study.enqueue_trial(learner.defaults())
+        starts = learner.starts()
+        if len(earlier) < len(starts):
+            study.enqueue_trial(starts[len(earlier)])
         trial = study.ask()
         params = learner.suggest(trial)
         kinds = trial.distributions
