@@ -6,7 +6,8 @@ benchmark rel-f1, under two protocols that are never mixed:
   rolling   as a service runs: an example dated t sees every row dated at or before t
 
 For each task and protocol one search chooses settings on the validation split; they are then fitted on train and
-validation with several seeds, and the test split is measured: mean and spread.
+validation with several seeds, and the test split is measured: mean and spread. After them, unless some of them are
+asked for alone, links (relational_links.py) and growth (relational_growth.py).
 
     python benchmarks/relational.py [--learner NAME] [--only TASK …] [--protocol …] [--quick] [--json FILE]
 """
@@ -27,6 +28,8 @@ from rich.table import Table
 
 from common import need, write_json
 from formula1 import TASKS, formula1
+from relational_growth import measure_growth
+from relational_links import measure_shop
 from tuneloop.relational import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.fitter import make_learners
@@ -83,6 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = need("f1")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    everything = not (arguments.only or arguments.quick) and arguments.protocol == PROTOCOLS
     names = arguments.only or (["driver-top3"] if arguments.quick else list(TASKS))
     protocols = ["rolling"] if arguments.quick and arguments.protocol == PROTOCOLS else arguments.protocol
     figures: dict[str, float] = {}
@@ -97,6 +101,12 @@ def main() -> None:
             console.print({key: value for key, value in row.items() if key != "tried"})
             write_json(arguments.json, figures=figures, runs=runs)
     show(runs)
+    if everything and arguments.learner == "boosted":
+        for measured in (measure_shop, measure_growth):
+            more_figures, more_runs = measured()
+            figures |= more_figures
+            runs += more_runs
+            write_json(arguments.json, figures=figures, runs=runs)
 
 
 @contextmanager

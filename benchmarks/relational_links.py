@@ -28,8 +28,9 @@ from rich.table import Table as Printed
 from scipy import sparse
 
 from common import write_json
+from tuneloop.demo.forecasts import purchases
 from tuneloop.demo.shop import Shop
-from tuneloop.relational import CandidateKey, Dataset, ForeignKey, LinkTask, Splits, Table
+from tuneloop.relational import Dataset, LinkTask
 from tuneloop.relational.boosted_links import BoostedLinks
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Folds, Links, Silent
@@ -84,46 +85,11 @@ def opened(folder: Path) -> Iterator[tuple[Dataset, OpenTables]]:
     shop = Shop()
     shop.write_tables(folder)
     shop.write_splits(folder)
-    dataset = shop_dataset(folder)
+    dataset = purchases(folder)
     assert dataset.task is not None and dataset.task.source is not None
     splits = {f"task.{name}": source for name, source in dataset.task.source.items()}
     with open_tables({t.name: t.source for t in dataset.tables} | splits, Sources(), memory_gb=2) as data:
         yield dataset, data
-
-
-def shop_dataset(folder: Path) -> Dataset:
-    customer = ForeignKey("customer_id", link_to="customers.customer_id")
-    article = ForeignKey("article_id", link_to="articles.article_id")
-    customers = Table(
-        "customers",
-        source=str(folder / "customers.parquet"),
-        time_column="joined",
-        candidate_keys=[CandidateKey("customer_id")],
-    )
-    articles = Table(
-        "articles",
-        source=str(folder / "articles.parquet"),
-        time_column="launched",
-        candidate_keys=[CandidateKey("article_id")],
-    )
-    transactions = Table(
-        "transactions",
-        source=str(folder / "transactions.parquet"),
-        time_column="t_dat",
-        candidate_keys=[CandidateKey("transaction_id")],
-        foreign_keys=[customer, article],
-    )
-    task = LinkTask(
-        "purchases",
-        task_type="link_prediction",
-        source_entity=customer,
-        target_entity=article,
-        time_column="timestamp",
-        horizon="30 days",
-        source=Splits(**{name: f"{folder}/purchases/{name}.parquet" for name in ("train", "validation", "test")}),
-        evaluation_metric=METRIC,
-    )
-    return Dataset("shop", tables=[customers, articles, transactions], task=task)
 
 
 @dataclass(frozen=True)
