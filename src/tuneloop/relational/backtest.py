@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tuneloop.relational.examples import Examples
 
-COUNT = 2
+COUNT = 4
 ENOUGH = 10_000  # validation examples that tell enough by themselves
 LEAST_HELD, LEAST_TRAIN = 50, 200
 

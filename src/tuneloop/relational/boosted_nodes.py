@@ -130,11 +130,14 @@ class BoostedNodes(Learner):
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        return default_params() | {"half_life": 0.4, "keep": 250, "bags": 5, "with_best": False, "aged": False}
+        own = {"half_life": 0.0, "keep": 0, "bags": 5, "with_best": False, "aged": False}
+        return default_params() | {"extra_trees": True, "feature_fraction": 0.1} | own
 
     def starts(self) -> list[dict[str, Any]]:
-        """The defaults; where training examples can be aged, once with and once without."""
-        return [self.defaults() | {"aged": aged} for aged in ([False, True] if self._ages else [False])]
+        """The defaults, and trees that split where they gain most; where examples can be aged, with and without."""
+        greedy = {"extra_trees": False, "feature_fraction": 0.2}
+        ages = [False, True] if self._ages else [False]
+        return [self.defaults() | more | {"aged": aged} for more in ({}, greedy) for aged in ages]
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
         """Fit on the training examples; the value is the mean over the validation split and earlier ones.
