@@ -16,12 +16,12 @@ pytest_plugins = ["support.databases", "support.mlflow", "support.models", "supp
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Each of these starts a service that its tests share; elsewhere a file is the smallest part that one process runs.
-TOGETHER = {"api", "client"}
+# What waits for services of its own does so one after the other, beside all others.
+SERVICES = {"api", "client", "demo", "service", "tasks", "tracking", "test_cli.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in one process: many tests wait for services, so two processes run side by side."""
+    """Two processes run side by side: one the tests of running services, the other file by file what computes."""
     for item in items:
         place = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group(place.parts[0] if place.parts[0] in TOGETHER else str(place)))
+        item.add_marker(pytest.mark.xdist_group("services" if place.parts[0] in SERVICES else str(place)))

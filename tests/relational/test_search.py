@@ -10,7 +10,7 @@ from tuneloop.relational.search import Question, Search, Tried
 
 
 class Fixed:
-    """A learner with one setting, of which only the search's side is looked at."""
+    """A learner with one setting, that starts with two values of it, of which only the search's side is looked at."""
 
     def __init__(self, default: float) -> None:
         self.default = default
@@ -18,8 +18,8 @@ class Fixed:
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         return {"x": trial.suggest_float("x", 0, 1)}
 
-    def defaults(self) -> dict[str, Any]:
-        return {"x": self.default}
+    def starts(self) -> list[dict[str, Any]]:
+        return [{"x": self.default}, {"x": self.default / 2}]
 
 
 def search(seed: int = 0, *, maximise: bool = True) -> Search:
@@ -41,9 +41,11 @@ def play(asked: Search, runs: int, value: Any) -> list[Tried]:
     return tried
 
 
-def test_each_learners_defaults_come_first_and_the_better_one_gets_most_runs() -> None:
+def test_what_each_learner_starts_with_comes_first_and_the_better_one_gets_most_runs() -> None:
     tried = play(search(), 12, lambda question: 0.9 if question.learner == "gnn" else 0.5)
     assert [(each.learner, dict(each.params)) for each in tried[:2]] == [("boosted", {"x": 0.25}), ("gnn", {"x": 0.75})]
+    for name, starts in (("boosted", [0.25, 0.125]), ("gnn", [0.75, 0.375])):
+        assert [each.params["x"] for each in tried if each.learner == name][:2] == starts
     assert sum(each.learner == "gnn" for each in tried[2:]) > sum(each.learner == "boosted" for each in tried[2:]) > 0
 
 
