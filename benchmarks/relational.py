@@ -39,6 +39,7 @@ from tuneloop.relational.learner import Fitted, Folds, Learner, Predictions, Sil
 from tuneloop.relational.model import opened, task_of
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.search import Search, Tried
+from tuneloop.relational.settings import RelationalSettings
 from tuneloop.relational.sources import Sources
 
 # What others reached on the test splits; AUROC in percent, of positions the mean absolute error.
@@ -53,7 +54,7 @@ PUBLISHED = {
 CUTS = {"validation": np.datetime64("2005-01-01", "us"), "test": np.datetime64("2010-01-01", "us")}
 PROTOCOLS = ("frozen", "rolling")
 SEEDS = 5
-RUNS = 10  # as a task has by default
+RUNS = RelationalSettings().max_runs  # as a task has by default
 SEARCH_SECONDS = 300  # with the features
 QUICK_SECONDS = 80
 WATCHER = Silent()

@@ -552,9 +552,9 @@ class _Weights:
         d_middle = torch.addmm(d_second, d_up, self.up.weight)
         d_first, *d_norm_1 = self._norm_backward(d_middle, first, first_moments, 0)
         d_attention = self._attend_backward(d_first @ self.output.weight, part, attention_kept, left.attention)
-        for place, rows in ((left.states, states), (left.middle, middle), (left.first, d_first)):
+        sides = (left.states, states), (left.middle, middle), (left.first, d_first), (left.second, d_second)
+        for place, rows in sides:
             place.copy_(rows)
-        left.second.copy_(d_second)
         below = torch.addmm(d_first, d_attention, self.attention.weight) if below_too else None
         return below, [*d_norm_1, *d_norm_2]
 
