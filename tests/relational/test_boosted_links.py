@@ -1,6 +1,5 @@
 """Links by boosted trees: learnt from habits, of the past alone, the same after a round through files."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.links import ARTICLES, CUSTOMERS, POPULAR, SPLITS, bought_pairs, habit_tables, opened, write_habits
+from support.links import (
+    ARTICLES,
+    CUSTOMERS,
+    POPULAR,
+    SPLITS,
+    bought_pairs,
+    changed_later,
+    habit_tables,
+    opened,
+    write_habits,
+)
 from support.tables import START
 from tuneloop.errors import InvalidInput
 from tuneloop.relational import Dataset, boosted_links
@@ -113,25 +122,11 @@ def test_who_was_never_seen_gets_what_is_popular(habits: tuple[dict[str, Any], R
     assert np.isfinite(links.scores).all()
 
 
-def changed(draw: Callable[..., Any], tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The tables with rows after the test's time moved, changed, left out and added."""
-    bought = tables["transactions"]
-    past, future = [], []
-    for row in zip(*bought.values(), strict=True):
-        (past if (row[2] - START).days <= TEST_DAY else future).append(row)
-    kept = draw(st.lists(st.sampled_from(future), max_size=40))
-    later = st.integers(TEST_DAY + 1, 400).map(lambda day: START + timedelta(days=day))
-    somebody = st.sampled_from([f"c{number}" for number in range(CUSTOMERS)])
-    kept += draw(st.lists(st.tuples(somebody, st.integers(0, ARTICLES - 1), later), max_size=40))
-    columns = zip(*(past + kept), strict=True)
-    return tables | {"transactions": dict(zip(bought, map(list, columns), strict=True))}
-
-
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_future_changes_nothing(habits: tuple[dict[str, Any], Run], tmp_path: Path, data: st.DataObject) -> None:
     document, run = habits
-    other = write_habits(tmp_path, changed(data.draw, habit_tables()))
+    other = write_habits(tmp_path, changed_later(data.draw, TEST_DAY))
     some = asked([f"c{number}" for number in range(0, CUSTOMERS, 3)])
     before, after = predicted(run, document, some), predicted(run, other, some)
     assert before.keys.equals(after.keys)

@@ -1,6 +1,6 @@
 """A small shop whose customers have habits: each buys one article again and again, and mostly of one kind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import strategies as st
 
 from support.tables import START
 from tuneloop.relational import Dataset
@@ -106,6 +107,21 @@ def write_habits(folder: Path, tables: dict[str, dict[str, Any]] | None = None, 
         }
         | task,
     }
+
+
+def changed_later(draw: Callable[..., Any], day: int) -> dict[str, dict[str, Any]]:
+    """`habit_tables` with transactions after a day moved, changed, left out and added."""
+    tables = habit_tables()
+    bought = tables["transactions"]
+    past, future = [], []
+    for row in zip(*bought.values(), strict=True):
+        (past if (row[2] - START).days <= day else future).append(row)
+    kept = draw(st.lists(st.sampled_from(future), max_size=40))
+    later = st.integers(day + 1, 400).map(lambda day: START + timedelta(days=day))
+    somebody = st.sampled_from([f"c{number}" for number in range(CUSTOMERS)])
+    kept += draw(st.lists(st.tuples(somebody, st.integers(0, ARTICLES - 1), later), max_size=40))
+    columns = zip(*(past + kept), strict=True)
+    return tables | {"transactions": dict(zip(bought, map(list, columns), strict=True))}
 
 
 @contextmanager

@@ -251,7 +251,7 @@ class GnnNodes(Learner):
                 task.evaluation_metric,
                 task.maximise,
                 params,
-                _ages(self._folds),
+                ages_of(self._folds),
                 seed=seed * 100 + number,
                 watcher=_Following(watcher) if number else watcher,
             )
@@ -270,7 +270,7 @@ class _Following(Silent):
         self._watcher.check()
 
 
-def _ages(folds: Folds) -> Ints:
+def ages_of(folds: Folds) -> Ints:
     """How old what is known is, microseconds, as with the validation examples."""
     times = folds.validation.times.astype("datetime64[us]").astype(np.int64)
     cuts = folds.validation.cuts.astype("datetime64[us]").astype(np.int64)

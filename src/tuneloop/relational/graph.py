@@ -72,12 +72,21 @@ class Graph:
         links: the foreign keys, in the order of the tables.
         entity: the table of whom examples are about.
         keys: the keys of the entity's rows.
+        target: the table of what entities may be linked to; empty where nothing is.
+        target_keys: the keys of its rows.
     """
 
     tables: Mapping[str, Rows]
     links: tuple[Link, ...]
     entity: str
     keys: pa.Array
+    target: str = ""
+    target_keys: pa.Array | None = None
+
+    def turned(self) -> Graph:
+        """The same rows, seen from what entities may be linked to."""
+        assert self.target_keys is not None
+        return Graph(self.tables, self.links, self.target, self.target_keys)
 
     def find(self, keys: pa.ChunkedArray) -> Ints:
         """The rows of entities, (N,); -1 for those that are not there."""
@@ -90,6 +99,7 @@ def read_graph(
     columns: Columns,
     entity: ForeignKey,
     history: pa.Table | None,
+    target: ForeignKey | None = None,
 ) -> Graph:
     """Read tables into memory.
 
@@ -99,6 +109,7 @@ def read_graph(
         columns: those that are read, by table.
         entity: whom examples are about.
         history: labels as rows, `key`, `known` and `label`; they become the table `LABELS`.
+        target: what entities may be linked to.
     """
     rows: dict[str, Rows] = {}
     keys: dict[tuple[str, str], pa.Array] = {}
@@ -116,7 +127,9 @@ def read_graph(
         known = history["known"].to_numpy().astype("datetime64[us]").astype(np.int64)
         rows[LABELS] = Rows(known, True, history.select(["label"]))
         links.append(_link(LABELS, entity.table, history["key"].combine_chunks(), own, len(own)))
-    return Graph(rows, tuple(links), entity.table, own)
+    if target is None:
+        return Graph(rows, tuple(links), entity.table, own)
+    return Graph(rows, tuple(links), entity.table, own, target.table, keys[target.table, target.key])
 
 
 def _read(table: Table, data: OpenTables, columns: Sequence[str]) -> tuple[Rows, dict[str, pa.Array]]:

@@ -255,6 +255,7 @@ _LEARNERS = (
     "tuneloop.relational.boosted_nodes:BoostedNodes",
     "tuneloop.relational.boosted_links:BoostedLinks",
     "tuneloop.relational.gnn_nodes:GnnNodes",
+    "tuneloop.relational.gnn_links:GnnLinks",
 )
 
 

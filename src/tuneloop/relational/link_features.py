@@ -15,7 +15,18 @@ from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Feature
 from tuneloop.relational.histories import Historian
 from tuneloop.relational.link_examples import label_pairs
-from tuneloop.relational.link_rows import DAY, Ints, LinkRows, LinkTable, Rows, find_link_table, read_links, read_rows
+from tuneloop.relational.link_rows import (
+    DAY,
+    Ints,
+    LinkRows,
+    LinkTable,
+    Rows,
+    find_link_table,
+    read_links,
+    read_rows,
+    round_down,
+    rounding,
+)
 from tuneloop.relational.pairs import PairFeatures, Setting
 from tuneloop.relational.past import Past, Shape
 from tuneloop.relational.plan import VOCABULARY
@@ -35,7 +46,6 @@ MAX_CELLS = 20_000_000  # values of a column of the sources × targets
 CANDIDATES = 80  # that each way to guess may name
 _CELLS = 8_000_000  # examples × targets at once
 _EXAMPLES = 500  # at once, at most
-_STEPS = (0, 1, 7, 28)  # days that cut-offs are rounded down to
 _TYPES = ("category", "integer", "float", "datetime")
 
 
@@ -123,8 +133,7 @@ def plan_links(dataset: Dataset, data: Mapping[str, ibis.Table], train: Examples
         windows=tuple(round(horizon * times, 3) for times in (0.25, 1, 3, 12)),
         relative=_relative(targets, int(last.astype(np.int64))),
     )
-    cuts = np.unique(train.cuts).astype("datetime64[us]").astype(np.int64)
-    step = next((days for days in _STEPS if len(_rounded(cuts, days)) <= MAX_CUTS), _STEPS[-1])
+    step = rounding(train.cuts, MAX_CUTS)
     return LinkPlan(shape, (types[0], types[1]), (codes[0], codes[1]), step, max(CANDIDATES, task.k))
 
 
@@ -177,7 +186,7 @@ class LinkWorld:
         cuts = examples.cuts.astype("datetime64[us]").astype(np.int64)
         times = examples.times.astype("datetime64[us]").astype(np.int64)
         true = self._true(examples) if labelled and examples.labels is not None else None
-        rounded = _round(cuts, self._plan.step)
+        rounded = round_down(cuts, self._plan.step)
         for cut in np.unique(rounded):
             groups = {name: self._group(name, int(cut)) for name in self._groups}
             past = Past(self._links, self.targets, groups, self._plan.shape, int(cut))
@@ -294,11 +303,3 @@ def _explained(column: NDArray[np.float64], codes: Ints) -> float:
     means = np.bincount(codes, column) / np.bincount(codes)
     within = ((column - means[codes]) ** 2).sum() / (len(column) - groups)
     return float(1 - within / column.var(ddof=1))
-
-
-def _rounded(cuts: Ints, days: int) -> Ints:
-    return np.unique(_round(cuts, days))
-
-
-def _round(cuts: Ints, days: int) -> Ints:
-    return cuts if not days else cuts // (days * DAY) * (days * DAY)

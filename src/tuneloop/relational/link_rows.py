@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 DAY = 86_400_000_000  # microseconds
 ALWAYS = np.iinfo(np.int64).min  # the time of rows that were always known
+_STEPS = (0, 1, 7, 28)  # days that cut-offs are rounded down to
 
 
 @dataclass(frozen=True)
@@ -191,3 +192,14 @@ def _micros(column: pa.ChunkedArray) -> Ints:
     times = column.to_numpy().astype("datetime64[us]")
     found: Ints = times.astype(np.int64)
     return np.where(np.isnat(times), np.iinfo(np.int64).max, found)
+
+
+def rounding(cuts: NDArray[np.datetime64], most: int) -> int:
+    """Days that cut-offs are rounded down to, so that there are not too many of them; 0 for not at all."""
+    micros = np.unique(cuts).astype("datetime64[us]").astype(np.int64)
+    return next((days for days in _STEPS if len(np.unique(round_down(micros, days))) <= most), _STEPS[-1])
+
+
+def round_down(moments: Ints, days: int) -> Ints:
+    """Microseconds since 1970, rounded down to whole spans of so many days."""
+    return moments if not days else moments // (days * DAY) * (days * DAY)

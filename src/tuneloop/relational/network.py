@@ -124,14 +124,14 @@ class Network(nn.Module):
         anonymity: float,
     ) -> None:
         super().__init__()
-        # Tables may be called what modules cannot.
-        self._names = {name: f"t{number}" for number, name in enumerate(encoding)}
+        #: What a table is called here: tables may be called what modules cannot.
+        self.names = {name: f"t{number}" for number, name in enumerate(encoding)}
         self._links = list(links)
         self._entity = entity
         self._anonymity = anonymity
         self.clock = Clock(scales)
         self.rows = nn.ModuleDict(
-            {self._names[name]: TableEncoder(each, channels) for name, each in encoding.items() if each.columns}
+            {self.names[name]: TableEncoder(each, channels) for name, each in encoding.items() if each.columns}
         )
         context = {
             name: self.clock.size * len(each.moments) + sum(parent == name for _, parent in links) + 1
@@ -139,21 +139,22 @@ class Network(nn.Module):
         }
         example = len(scales) + 1 + 4
         context[entity] += example
-        self.context = nn.ModuleDict({self._names[name]: nn.Linear(size, channels) for name, size in context.items()})
-        self.start = nn.ModuleDict({each: nn.LayerNorm(channels) for each in self._names.values()})
+        self.context = nn.ModuleDict({self.names[name]: nn.Linear(size, channels) for name, size in context.items()})
+        self.start = nn.ModuleDict({each: nn.LayerNorm(channels) for each in self.names.values()})
         self.layers = nn.ModuleList(
-            Layer(self._edge_types(), list(self._names.values()), channels, dropout) for _ in range(hops)
+            Layer(self.edge_types(), list(self.names.values()), channels, dropout) for _ in range(hops)
         )
         self.neck = nn.Sequential(
             nn.Linear(channels * (hops + 1) + example, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Dropout(dropout)
         )
         self.head = nn.Linear(channels, outputs)
 
-    def _edge_types(self) -> list[EdgeType]:
+    def edge_types(self) -> list[EdgeType]:
+        """The kinds of edges: of each foreign key downwards and upwards."""
         found = []
         for number, (child, parent) in enumerate(self._links):
-            found.append((self._names[child], f"down{number}", self._names[parent]))
-            found.append((self._names[parent], f"up{number}", self._names[child]))
+            found.append((self.names[child], f"down{number}", self.names[parent]))
+            found.append((self.names[parent], f"up{number}", self.names[child]))
         return found
 
     def forward(
@@ -167,15 +168,24 @@ class Network(nn.Module):
             times: of the examples, (B,), microseconds.
             cuts: of the examples, (B,), microseconds.
         """
-        example = self._example(times, cuts)
-        hidden = {
-            self._names[name]: self._begin(name, nodes, tables[name], times, cuts, example)
+        example = self.example(times, cuts)
+        return self.hear(sampled, self.begin(sampled, tables, times, cuts, example), example)
+
+    def begin(
+        self, sampled: Sampled, tables: Mapping[str, Encoded], times: Ints, cuts: Ints, example: Tensor
+    ) -> dict[str, Tensor]:
+        """What each node knows of itself, by table."""
+        return {
+            self.names[name]: self._begin(name, nodes, tables[name], times, cuts, example)
             for name, nodes in sampled.nodes.items()
         }
-        batch = len(times)
-        root = self._names[self._entity]
+
+    def hear(self, sampled: Sampled, hidden: dict[str, Tensor], example: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and embeddings of the entities, after what nodes know has come to them."""
+        batch = len(example)
+        root = self.names[self._entity]
         seen = [hidden[root][:batch]]
-        ends = {self._names[name]: nodes.ends for name, nodes in sampled.nodes.items()}
+        ends = {self.names[name]: nodes.ends for name, nodes in sampled.nodes.items()}
         for number, layer in enumerate(self.layers):
             deepest = len(self.layers) - number  # what is farther than that reaches no entity any more
             edges = self._edges(sampled, deepest)
@@ -185,7 +195,7 @@ class Network(nn.Module):
         embedded: Tensor = self.neck(torch.cat([*seen, example], 1))
         return self.head(embedded), embedded
 
-    def _example(self, times: Ints, cuts: Ints) -> Tensor:
+    def example(self, times: Ints, cuts: Ints) -> Tensor:
         """How stale what is known is, and the season, (B, E)."""
         stale = torch.from_numpy(((times - cuts) / _DAY).astype(np.float32))
         decay = torch.exp(-stale.unsqueeze(-1) / self.clock.scales)
@@ -205,7 +215,7 @@ class Network(nn.Module):
         parts.append(visible)
         if name == self._entity:
             parts.append(example[torch.from_numpy(at)] * (torch.arange(len(at)) < len(times)).unsqueeze(1))
-        key = self._names[name]
+        key = self.names[name]
         found = self.context[key](torch.cat(parts, 1))
         if key in self.rows and table.frame is not None and len(at):
             distinct, back = np.unique(np.maximum(nodes.rows, 0), return_inverse=True)
@@ -215,7 +225,7 @@ class Network(nn.Module):
 
     def _edges(self, sampled: Sampled, deepest: int) -> dict[EdgeType, Tensor]:
         """The edges of the first so many hops, by type."""
-        types = self._edge_types()
+        types = self.edge_types()
         found: dict[EdgeType, list[NDArray[np.int64]]] = {}
         for hop in sampled.edges[:deepest]:
             for each in hop:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuneloop.relational.graph import Ints
 from tuneloop.relational.learner import Watcher
@@ -26,6 +26,7 @@ AVERAGED = 0.97  # of the weights a step before
 WARM_UP = 20  # steps
 CHECK_SECONDS = 1.0
 PREDICTED = 512  # examples at a time
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,54 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Weights(Generic[N]):
+    """Weights that are trained, and the mean of what they were of late.
+
+    Args:
+        make: makes a network as it starts.
+        params: `learning_rate`, `weight_decay`, and over how many `epochs` the rate falls.
+
+    Attributes:
+        network: what is trained.
+        average: what is used.
+    """
+
+    def __init__(self, make: Callable[[], N], params: Mapping[str, Any]) -> None:
+        self.network, self.average = make(), make()
+        self._params = params
+        self._optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
+        )
+        self._steps = 0
+
+    def step(self, loss: Tensor, steps: int) -> float:
+        """Follow the gradient of a loss; the learning rate, as one of so many steps of an epoch."""
+        rate = self._pace(steps)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self._optimizer.step()
+        self._follow()
+        self._steps += 1
+        return rate
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights, of which the first are soon forgotten."""
+        share = max(1.0 - AVERAGED, 1.0 / (self._steps + 1))
+        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(now, share)
+
+    def _pace(self, steps: int) -> float:
+        """Set the learning rate: it warms up, then falls as a cosine to a tenth over all epochs."""
+        share = min(self._steps / (self._params["epochs"] * steps), 1.0)
+        rate = self._params["learning_rate"] * (0.55 + 0.45 * np.cos(np.pi * share))
+        rate *= min((self._steps + 1) / WARM_UP, 1.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        return float(rate)
+
+
 class Trainer:
     """Trains one network.
 
@@ -101,12 +150,7 @@ class Trainer:
         self._pulse = Pulse(watcher)
         self._rng = np.random.default_rng([seed, 7])
         torch.manual_seed(seed)
-        self._network = make_network(world, target.outputs, params)
-        self._average = make_network(world, target.outputs, params)
-        self._optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=params["learning_rate"], weight_decay=params["weight_decay"]
-        )
-        self._steps = 0
+        self._weights = Weights(lambda: make_network(world, target.outputs, params), params)
 
     @one_thread()
     def run(self, train: Lesson, validation: Lesson | None, epochs: int) -> tuple[Network, int]:
@@ -120,71 +164,49 @@ class Trainer:
             self._watcher.progress("training", epoch=epoch, epochs=epochs)
             metrics = self._epoch(train, epoch)
             if validation is not None and held is not None:
-                outputs, _ = apply(self._average, self._world, held, self._pulse)
+                outputs, _ = apply(self._weights.average, self._world, held, self._pulse)
                 value = self._judge(outputs, validation.numbers)
                 loss = float(self._target.loss(outputs, validation.numbers).mean())
                 metrics |= {"val_loss": loss, f"val_metric_{self._metric}": value}
                 gain = -loss if np.isnan(value) else value if self._maximise else -value
                 if gain > best:
-                    best, best_epoch, chosen = gain, epoch, _copy(self._average)
+                    best, best_epoch, chosen = gain, epoch, copy_of(self._weights.average)
             self._watcher.report(metrics, step=epoch)
             if validation is not None and epoch - best_epoch >= self._params["patience"]:
                 break
         network = make_network(self._world, self._target.outputs, self._params)
-        network.load_state_dict(chosen or _copy(self._average))
+        network.load_state_dict(chosen or copy_of(self._weights.average))
         return network, best_epoch or epochs
 
     def _epoch(self, train: Lesson, epoch: int) -> dict[str, float]:
         """One pass. Loss and metric are those of its steps, each before it changed the weights."""
-        order = self._order(len(train.seeds))
+        order = order_of(len(train.seeds), self._params["batch_size"], self._rng)
         steps = np.array_split(order, max(len(order) // self._params["batch_size"], 1))
         total, outputs = 0.0, []
-        self._network.train()
+        self._weights.network.train()
         for number, at in enumerate(steps):
-            rate = self._pace(len(steps))
             seeds = train.seeds.take(at).aged(self._rng.choice(self._ages, len(at)))
             seed = self._seed * 1_000_003 + epoch * 1_009 + number
             sampled = self._sampler.sample(seeds.rows, seeds.hashes, seeds.times, seeds.limits, seed=seed)
-            found, _ = self._network(sampled, self._world.tables, seeds.times, seeds.cuts)
+            found, _ = self._weights.network(sampled, self._world.tables, seeds.times, seeds.cuts)
             weights = torch.from_numpy(train.weights[at])
             loss = (self._target.loss(found, train.numbers[at]) * weights).sum() / weights.sum()
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
-            torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
-            self._optimizer.step()
-            self._follow()
-            self._steps += 1
+            rate = self._weights.step(loss, len(steps))
             total += float(loss.detach()) * len(at)
             outputs.append(found.detach())
             self._pulse()
         value = self._judge(torch.cat(outputs), train.numbers[order])
         return {"train_loss": total / len(order), f"train_metric_{self._metric}": value, "learning_rate": rate}
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the averaged weights, of which the first are soon forgotten."""
-        share = max(1.0 - AVERAGED, 1.0 / (self._steps + 1))
-        for mean, now in zip(self._average.parameters(), self._network.parameters(), strict=True):
-            mean.lerp_(now, share)
-
-    def _order(self, count: int) -> Ints:
-        """The examples of an epoch: all, few of them several times, of very many some."""
-        size = self._params["batch_size"]
-        copies = max(1, -(-MIN_STEPS * size // count))
-        order = np.concatenate([self._rng.permutation(count) for _ in range(copies)])
-        return order[: MAX_STEPS * size]
-
-    def _pace(self, steps: int) -> float:
-        """Set the learning rate: it warms up, then falls as a cosine to a tenth over all epochs."""
-        share = min(self._steps / (self._params["epochs"] * steps), 1.0)
-        rate = self._params["learning_rate"] * (0.55 + 0.45 * np.cos(np.pi * share))
-        rate *= min((self._steps + 1) / WARM_UP, 1.0)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        return float(rate)
-
     def _judge(self, outputs: Tensor, numbers: NDArray[np.float64]) -> float:
         return measure(self._metric, numbers, self._target.predictions(outputs))
+
+
+def order_of(count: int, batch_size: int, rng: np.random.Generator) -> Ints:
+    """The examples of an epoch: all, few of them several times, of very many some."""
+    copies = max(1, -(-MIN_STEPS * batch_size // count))
+    order = np.concatenate([rng.permutation(count) for _ in range(copies)])
+    return order[: MAX_STEPS * batch_size]
 
 
 def make_sampler(world: World, params: Mapping[str, Any]) -> Sampler:
@@ -232,5 +254,6 @@ def apply(
     return torch.cat(outputs), torch.cat(embeddings)
 
 
-def _copy(network: torch.nn.Module) -> dict[str, Tensor]:
+def copy_of(network: torch.nn.Module) -> dict[str, Tensor]:
+    """Its weights as they are now."""
     return {name: value.clone() for name, value in network.state_dict().items()}

@@ -15,7 +15,7 @@ from tuneloop.relational.examples import Examples
 from tuneloop.relational.graph import ALWAYS, NEVER, Columns, Graph, Ints, read_graph
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.sampler import Hashes
-from tuneloop.relational.schema import LinkTask, NodeTask
+from tuneloop.relational.schema import ForeignKey, LinkTask, NodeTask
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,6 +74,10 @@ class World:
         """Child and parent of each foreign key."""
         return [(link.child, link.parent) for link in self.graph.links]
 
+    def turned(self) -> World:
+        """The same rows, seen from what entities may be linked to."""
+        return World(self.reading, self.graph.turned(), self.tables)
+
     def seeds(self, examples: Examples) -> Seeds:
         """Examples as the sampler takes them."""
         times = examples.times.astype("datetime64[us]").astype(np.int64)
@@ -125,7 +129,8 @@ def learn_reading(
     until = int(last.astype("datetime64[us]").astype(np.int64)) if dated else NEVER - 1
     columns = choose_columns(dataset.tables, data, last if dated else None, text=texts is not None)
     history = isinstance(task, NodeTask) and task.horizon is not None and dated
-    graph = read_graph(dataset.tables, data, columns, task.entity, _history(task, labelled) if history else None)
+    known = _history(task, labelled) if history else None
+    graph = read_graph(dataset.tables, data, columns, task.entity, known, _target(task))
     task_type = task.task_type if isinstance(task, NodeTask) else None
     encoding = fit_encoding(graph, columns, until, task_type, 0 if texts is None else texts.size)
     reading = Reading(columns, encoding, _scales(graph, until), min(until, _last(graph, until)), history)
@@ -139,8 +144,12 @@ def read_world(
     task = dataset.task
     assert task is not None
     history = _history(task, labelled) if reading.history else None
-    graph = read_graph(dataset.tables, data, reading.columns, task.entity, history)
+    graph = read_graph(dataset.tables, data, reading.columns, task.entity, history, _target(task))
     return World(reading, graph, encode(graph, reading.encoding, texts))
+
+
+def _target(task: NodeTask | LinkTask) -> ForeignKey | None:
+    return task.target_entity if isinstance(task, LinkTask) else None
 
 
 def _history(task: NodeTask | LinkTask, labelled: Examples | None) -> pa.Table:
