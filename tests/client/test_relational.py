@@ -116,7 +116,7 @@ def test_logs_are_streamed_to_the_end(worked: Any) -> None:
     wait_until(lambda: "line 1499\n" in out.getvalue(), what="the first lines")
     store.append_log(job.id, 1, ["the last one"])
     store.update(job.id, 1, status="error", detail="there was no test split")
-    following.join(timeout=30)
+    following.join(timeout=60)
     lines = out.getvalue().splitlines()
     assert lines == [*(f"line {number}" for number in range(1500)), "the last one", "error: there was no test split"]
 

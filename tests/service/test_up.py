@@ -44,7 +44,7 @@ def command(service: Service, name: str, **settings: object) -> subprocess.Compl
         env={**service.environment, **changed},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -51,7 +51,7 @@ class Running:
             progress = self.task(task_id).get("progress") or {}
             return (progress.get("runs_done", -1) + 1, progress.get("epoch", 0)) >= (run, epoch)
 
-        wait_until(reached, seconds=60, what=f"run {run} to train")
+        wait_until(reached, what=f"run {run} to train")
 
     def runs(self, task_id):
         return [run["info"]["status"] for run in self.mlflow_runs(task_id)]
@@ -61,7 +61,7 @@ class Running:
         answer = httpx.post(
             f"{self.service.mlflow_url}/api/2.0/mlflow/runs/search",
             json={"experiment_ids": [experiment], "filter": f"tags.`tuneloop.task_id` = '{task_id}'"},
-            timeout=30,
+            timeout=120,
         )
         return list(reversed(answer.json()["runs"]))
 
@@ -120,7 +120,7 @@ def test_cancel_reaches_a_training_within_seconds(running):
     task_id, _ = running.tune(seconds_per_step=5.0)
     running.wait_training(task_id, epoch=1)
     assert running.http.put(f"{TASKS}/{task_id}/cancel").status_code == 200
-    running.service.wait_task(task_id, "canceled", seconds=5)
+    running.service.wait_task(task_id, "canceled", seconds=20)
     assert running.runs(task_id) == ["KILLED"]
     assert running.local_copies() == []
     later, _ = running.tune()
@@ -166,7 +166,7 @@ def test_tasks_of_one_method_run_one_at_a_time_in_order(running):
         seen.add(states)
         return states == ("done", "done")
 
-    wait_until(both_done, seconds=120, what="both tasks")
+    wait_until(both_done, what="both tasks")
     assert ("processing", "processing") not in seen
     assert all(states[1] == "pending" for states in seen if states[0] != "done"), seen
 
@@ -196,7 +196,7 @@ def test_a_killed_api_loses_nothing_it_acknowledged(running):
     for _ in range(2):
         time.sleep(1.5)
         os.kill(running.service.pids()["api"], signal.SIGKILL)
-        wait_until(running.service.is_healthy, seconds=60, what="the API to be back")
+        wait_until(running.service.is_healthy, what="the API to be back")
     stop.set()
     for shopper in shoppers:
         shopper.join()

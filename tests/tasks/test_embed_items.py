@@ -93,9 +93,9 @@ class Shop:
             progress = self.http.get(f"{TASKS}/{task_id}").json().get("progress") or {}
             return bool(progress.get("items_done", 0) > more_than)
 
-        wait_until(reached, seconds=90, what=f"more than {more_than} items to be done")
+        wait_until(reached, what=f"more than {more_than} items to be done")
 
-    def wait(self, task_id: str, *statuses: str, seconds: float = 120) -> dict:
+    def wait(self, task_id: str, *statuses: str, seconds: float = 240) -> dict:
         return self.service.wait_task(task_id, *statuses, seconds=seconds, where=TASKS)
 
     def output(self, task_id: str) -> pa.Table:
@@ -182,7 +182,7 @@ def test_cancel_comes_within_seconds_and_restart_keeps_finished_parts(shop: Shop
     task_id = shop.embed_items("latest", output="shop.parquet")
     shop.wait_items(task_id, more_than=PART_ITEMS)
     assert shop.http.put(f"{TASKS}/{task_id}/cancel").status_code == 200
-    canceled = shop.wait(task_id, "canceled", seconds=5)
+    canceled = shop.wait(task_id, "canceled", seconds=20)
     assert canceled["settings"] == {"model": "shop", "version": version, "output": "shop.parquet"}
     assert "no output" in shop.http.get(f"{TASKS}/{task_id}/output").json()["detail"]
     shop.pace(0)

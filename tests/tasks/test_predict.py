@@ -192,7 +192,7 @@ def shop_body(shop: Shop, output: str) -> dict[str, Any]:
 def test_a_killed_worker_leaves_nothing_half_and_another_ends_the_task(shop: Shop) -> None:
     output = shop.folder / "killed.parquet"
     task = shop.ask(source=shop.many(100_000), output=str(output))
-    wait_until(lambda: "items_total" in (shop.task_progress(task)), seconds=60, what="the predictions to begin")
+    wait_until(lambda: "items_total" in (shop.task_progress(task)), what="the predictions to begin")
     os.kill(shop.service.pids()["worker"], signal.SIGKILL)
     assert not output.exists() or pq.read_table(output).num_rows == 100_000
     done = shop.wait(task)
@@ -203,9 +203,9 @@ def test_a_killed_worker_leaves_nothing_half_and_another_ends_the_task(shop: Sho
 def test_cancel_comes_within_seconds_and_leaves_nothing(shop: Shop) -> None:
     output = shop.folder / "canceled.parquet"
     task = shop.ask(source=shop.many(500_000), output=str(output))
-    wait_until(lambda: "items_total" in (shop.task_progress(task)), seconds=60, what="the predictions to begin")
+    wait_until(lambda: "items_total" in (shop.task_progress(task)), what="the predictions to begin")
     shop.http.put(f"{TASKS}/{task['id']}/cancel").raise_for_status()
-    canceled = shop.service.wait_task(task["id"], "canceled", seconds=10, where=TASKS)
+    canceled = shop.service.wait_task(task["id"], "canceled", seconds=20, where=TASKS)
     assert "output" not in canceled
     assert not [name for name in shop.files() if "canceled" in name]
 
