@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tuneloop
+from tuneloop.service.lifeline import Lifeline
 
 DATA = Path(os.environ.get("TUNELOOP_BENCHMARK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -44,7 +45,13 @@ def service() -> Iterator[tuneloop.Client]:
             "TUNELOOP_PORT": str(ports[0]),
             "TUNELOOP_MLFLOW_PORT": str(ports[1]),
         }
-        process = subprocess.Popen([sys.executable, "-m", "tuneloop.cli", "up"], env=environment, cwd=folder)
+        lifeline = Lifeline()  # a benchmark that is killed leaves no service behind
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuneloop.cli", "up"],
+            env=lifeline.environment(environment),
+            cwd=folder,
+            pass_fds=(lifeline.fd,),
+        )
         try:
             with tuneloop.Client(f"http://127.0.0.1:{ports[0]}", timeout=600) as client:
                 _wait_until_healthy(client, process)
