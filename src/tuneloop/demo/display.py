@@ -132,16 +132,14 @@ class Display:
 
     def links(self, url: str, task: Task | None) -> None:
         """Where to look."""
-        grid = Table.grid(padding=(0, 2))
         experiment = task.experiment_url if task else None
         links = {"API": f"{url}/docs", "every run": experiment or ""}
         if experiment and "/#/" in experiment:
             links["the model"] = f"{experiment.split('/#/')[0]}/#/models/{MODEL}"
-        for name, link in links.items():
-            if link:
-                grid.add_row(f"  {name}", Text(link, style=f"link {link}"))
         self._console.print()
-        self._console.print(grid)
+        for name, link in links.items():
+            if link:  # whole, however narrow the terminal is: it may be copied
+                self._console.print(f"  {name:9}", Text(link, style=f"link {link}"), soft_wrap=True)
 
     def verdict(self, outcome: Outcome, seconds: float) -> None:
         """One last line."""
