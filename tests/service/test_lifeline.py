@@ -47,8 +47,13 @@ def test_parts_and_what_they_started_end_with_a_holder_that_is_killed(parts):
         assert holder.stdout.readline() == b"ready\n"
         family = psutil.Process(holder.pid).children(recursive=True)
         # The grandchild whose parent is gone belongs to nobody; it is found by what it runs.
-        lost = [process for process in psutil.process_iter() if _runs(process, "sleep", LOST)]
-        assert len(lost) == len(parts)
+        lost: list[psutil.Process] = []
+
+        def found() -> bool:  # a shell does not wait for what it starts in the background
+            lost[:] = [process for process in psutil.process_iter() if _runs(process, "sleep", LOST)]
+            return len(lost) == len(parts)
+
+        wait_until(found, what="the grandchildren")
         assert len(family) == 3 * len(parts)
         holder.kill()
         holder.wait()
