@@ -20,6 +20,7 @@ from support.links import (
     changed_later,
     habit_tables,
     opened,
+    predicted,
     write_habits,
 )
 from support.tables import START
@@ -52,13 +53,6 @@ def learnt(document: dict[str, Any], folder: Path) -> Run:
 def asked(customers: list[str], day: int = TEST_DAY) -> Examples:
     times = np.full(len(customers), START + timedelta(days=day), "datetime64[us]")
     return Examples(pa.chunked_array([customers], pa.string()), times, times.copy())
-
-
-def predicted(run: Run, document: dict[str, Any], examples: Examples) -> Links:
-    with opened(document) as (dataset, data):
-        links = run.fitted.predict(dataset, data, examples, None, Silent())
-        assert isinstance(links, Links)
-        return links
 
 
 @pytest.fixture(scope="module")

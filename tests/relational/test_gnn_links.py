@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.links import CUSTOMERS, SPLITS, changed_later, habit_tables, opened, write_habits
+from support.links import CUSTOMERS, SPLITS, changed_later, habit_tables, opened, predicted, write_habits
 from support.tables import START
 from tuneloop.errors import InvalidInput
 from tuneloop.relational.examples import Examples, read_examples
@@ -52,13 +52,6 @@ def learnt(document: dict[str, Any], folder: Path, listener: Silent | None = Non
 def asked(customers: list[str], day: int = TEST_DAY) -> Examples:
     times = np.full(len(customers), START + timedelta(days=day), "datetime64[us]")
     return Examples(pa.chunked_array([customers], pa.string()), times, times.copy())
-
-
-def predicted(run: Run, document: dict[str, Any], examples: Examples) -> Links:
-    with opened(document) as (dataset, data):
-        links = run.fitted.predict(dataset, data, examples, None, Silent())
-        assert isinstance(links, Links)
-        return links
 
 
 def value_of(run: Run, document: dict[str, Any]) -> float:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from support.tables import START
 from tuneloop.relational import Dataset
+from tuneloop.relational.examples import Examples
+from tuneloop.relational.learner import Links, Run, Silent
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.sources import Sources
 
@@ -133,3 +135,10 @@ def opened(document: dict[str, Any]) -> Iterator[tuple[Dataset, OpenTables]]:
     with open_tables({t.name: t.source for t in dataset.tables} | splits, Sources()) as tables:
         assert tables.problems == {}
         yield dataset, tables
+
+
+def predicted(run: Run, document: dict[str, Any], examples: Examples) -> Links:
+    with opened(document) as (dataset, data):
+        links = run.fitted.predict(dataset, data, examples, None, Silent())
+        assert isinstance(links, Links)
+        return links

@@ -20,7 +20,7 @@ import pytest
 from tuneloop.service.lifeline import Lifeline
 
 PATIENCE = 240.0  # seconds; what is awaited comes sooner, even where others take the processors
-STOP_SECONDS = 20.0  # `tuneloop up` promises half of it, on a machine of its own
+STOP_SECONDS = 10.0  # what `tuneloop up` promises
 
 _lifeline = Lifeline()  # a test run that is killed leaves no service behind
 

@@ -123,7 +123,7 @@ def test_cancel_reaches_a_training_within_seconds(running):
     task_id, _ = running.tune(seconds_per_step=5.0)
     running.wait_training(task_id, epoch=1)
     assert running.http.put(f"{TASKS}/{task_id}/cancel").status_code == 200
-    running.service.wait_task(task_id, "canceled", seconds=20)
+    running.service.wait_task(task_id, "canceled", seconds=5)
     assert running.runs(task_id) == ["KILLED"]
     assert running.local_copies() == []
     later, _ = running.tune()

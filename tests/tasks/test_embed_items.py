@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support.service import Service, wait_until
+from support.service import PATIENCE, Service, wait_until
 from tuneloop.database import Database
 from tuneloop.models.store import StoredModels
 from tuneloop.settings import Settings
@@ -95,7 +95,7 @@ class Shop:
 
         wait_until(reached, what=f"more than {more_than} items to be done")
 
-    def wait(self, task_id: str, *statuses: str, seconds: float = 240) -> dict:
+    def wait(self, task_id: str, *statuses: str, seconds: float = PATIENCE) -> dict:
         return self.service.wait_task(task_id, *statuses, seconds=seconds, where=TASKS)
 
     def output(self, task_id: str) -> pa.Table:
@@ -182,7 +182,7 @@ def test_cancel_comes_within_seconds_and_restart_keeps_finished_parts(shop: Shop
     task_id = shop.embed_items("latest", output="shop.parquet")
     shop.wait_items(task_id, more_than=PART_ITEMS)
     assert shop.http.put(f"{TASKS}/{task_id}/cancel").status_code == 200
-    canceled = shop.wait(task_id, "canceled", seconds=20)
+    canceled = shop.wait(task_id, "canceled", seconds=5)
     assert canceled["settings"] == {"model": "shop", "version": version, "output": "shop.parquet"}
     assert "no output" in shop.http.get(f"{TASKS}/{task_id}/output").json()["detail"]
     shop.pace(0)

@@ -205,7 +205,7 @@ def test_cancel_comes_within_seconds_and_leaves_nothing(shop: Shop) -> None:
     task = shop.ask(source=shop.many(500_000), output=str(output))
     wait_until(lambda: "items_total" in (shop.task_progress(task)), what="the predictions to begin")
     shop.http.put(f"{TASKS}/{task['id']}/cancel").raise_for_status()
-    canceled = shop.service.wait_task(task["id"], "canceled", seconds=20, where=TASKS)
+    canceled = shop.service.wait_task(task["id"], "canceled", seconds=10, where=TASKS)
     assert "output" not in canceled
     assert not [name for name in shop.files() if "canceled" in name]
 

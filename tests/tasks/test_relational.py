@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from support.service import Service, wait_until
+from support.service import PATIENCE, Service, wait_until
 from support.tables import write_shop
 from tuneloop.tracking import Tracking
 
@@ -35,7 +35,7 @@ class Tables:
     def task(self, task_id: str) -> dict[str, Any]:
         return dict(self.http.get(f"{TASKS}/{task_id}").json())
 
-    def wait(self, task_id: str, *statuses: str, seconds: float = 240) -> dict[str, Any]:
+    def wait(self, task_id: str, *statuses: str, seconds: float = PATIENCE) -> dict[str, Any]:
         return self.service.wait_task(task_id, *statuses, seconds=seconds, where=TASKS)
 
     def wait_runs(self, task_id: str, count: int) -> None:
@@ -118,14 +118,14 @@ def test_cancel_comes_within_seconds_and_restart_keeps_finished_runs(tables: Tab
     task_id = tables.fit(max_runs=40)
     tables.wait_runs(task_id, 1)
     tables.http.put(f"{TASKS}/{task_id}/cancel").raise_for_status()
-    tables.wait(task_id, "canceled", seconds=20)
+    tables.wait(task_id, "canceled", seconds=5)
     before = [run.run_id for run in tables.runs(task_id) if run.status == "FINISHED"]
     assert before and {run.status for run in tables.runs(task_id)} <= {"FINISHED", "KILLED"}
     tables.http.put(f"{TASKS}/{task_id}/restart").raise_for_status()
     tables.wait_runs(task_id, len(before) + 1)
     assert set(before) <= {run.run_id for run in tables.runs(task_id) if run.status == "FINISHED"}
     tables.http.put(f"{TASKS}/{task_id}/cancel")
-    tables.wait(task_id, "canceled", "done", seconds=20)
+    tables.wait(task_id, "canceled", "done", seconds=10)
 
 
 def test_a_task_made_by_a_template_is_learnt(tables: Tables) -> None:

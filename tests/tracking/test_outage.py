@@ -32,7 +32,7 @@ def test_everything_waits_for_a_server_that_was_killed(
     began = time.monotonic()
     for step in range(1, 50):
         stream.log({"train_loss": 1.0 / step}, step=step)
-    assert time.monotonic() - began < 10, "training waited for MLflow"
+    assert time.monotonic() - began < 1, "training waited for MLflow"
     restart = threading.Timer(3, server.start, kwargs={"wait": False})
     restart.start()
     second = tracking.create_run(experiment, name="run 2", params={"lr": 0.2}, tags={"tuneloop.task_id": "t1"})

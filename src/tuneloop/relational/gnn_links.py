@@ -202,10 +202,9 @@ class GnnLinks(Learner):
         """Fit on training and validation examples together, as long as `fit` found best."""
         params = {**self.defaults(), **params}
         place = self._place(params)
-        # The validation examples' own cut-offs are what test examples will meet: here they see all up to their times.
-        validation = self._folds.validation
-        whole = self._folds.train + Examples(validation.keys, validation.times, validation.times, validation.labels)
-        network, _ = self._trainer(place, seed, watcher).run(LinkLesson.of(place, whole), None, found["epochs"])
+        network, _ = self._trainer(place, seed, watcher).run(
+            LinkLesson.of(place, self._folds.whole), None, found["epochs"]
+        )
         return self._fitted(params, network)
 
     def _place(self, params: Mapping[str, Any]) -> LinkPlace:

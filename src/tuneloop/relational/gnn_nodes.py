@@ -207,9 +207,7 @@ class GnnNodes(Learner):
         """Fit on training and validation examples together, as long as `fit` found best."""
         params = {**self.defaults(), **params}
         reading, world, model = self._world(params["text"])
-        # The validation examples' own cut-offs are what test examples will meet: here they see all up to their times.
-        validation = self._folds.validation
-        whole = self._folds.train + Examples(validation.keys, validation.times, validation.times, validation.labels)
+        whole = self._folds.whole
         target = Target.of(self._task, whole)
         lesson = self._lesson(world, target, whole, params)
         networks = self._train(world, target, params, (lesson, None), found["epochs"], seed=seed, watcher=watcher)

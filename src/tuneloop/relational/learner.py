@@ -75,6 +75,15 @@ class Folds:
     test: Examples | None = None
 
     @property
+    def whole(self) -> Examples:
+        """Training and validation examples, each seeing all up to its time.
+
+        The validation examples' own cut-offs are what test examples will meet; they are not learnt from.
+        """
+        held = self.validation
+        return self.train + Examples(held.keys, held.times, held.times, held.labels)
+
+    @property
     def labelled(self) -> Examples:
         """All of them: their labels are rows too, known when their horizon has passed."""
         found = self.train + self.validation

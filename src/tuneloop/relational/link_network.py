@@ -154,7 +154,7 @@ class Way(nn.Module):
 
     def __init__(self, network: Network, channels: int) -> None:
         super().__init__()
-        self._names = network.names
+        self._names, self._links = network.names, network.links
         self._types = ["-".join(kind) for kind in network.edge_types()]
         self.steps = nn.ModuleDict({kind: nn.Linear(channels, channels) for kind in self._types})
         self.count = nn.ModuleDict({kind: nn.Linear(1, channels, bias=False) for kind in self._types})
@@ -175,7 +175,7 @@ class Way(nn.Module):
             heard: dict[str, Tensor] = {}
             for each in edges:
                 link_type = 2 * each.link + int(each.upwards)
-                child, parent = self._ends(link_type)
+                child, parent = self._links[each.link]
                 start, end = (child, parent) if each.upwards else (parent, child)
                 came = embedded[each.targets] if not hop else passed[start][each.targets]
                 kind = self._types[link_type]
@@ -199,13 +199,6 @@ class Way(nn.Module):
         whom = torch.from_numpy(at[chosen])
         found = self.head(torch.cat([passed[target][chosen], embedded[whom]], 1))
         return Met(whom, torch.from_numpy(rows[chosen]), found[:, 0], found[:, 1:])
-
-    def _ends(self, link_type: int) -> tuple[str, str]:
-        """The child and the parent of an edge's foreign key."""
-        back = {inner: name for name, inner in self._names.items()}
-        one, direction, other = self._types[link_type].split("-")
-        child, parent = (one, other) if direction.startswith("down") else (other, one)
-        return back[child], back[parent]
 
 
 def _first_of(at: Ints, rows: Ints) -> Ints:

@@ -126,7 +126,7 @@ class Network(nn.Module):
         super().__init__()
         #: What a table is called here: tables may be called what modules cannot.
         self.names = {name: f"t{number}" for number, name in enumerate(encoding)}
-        self._links = list(links)
+        self.links = list(links)
         self._entity = entity
         self._anonymity = anonymity
         self.clock = Clock(scales)
@@ -152,7 +152,7 @@ class Network(nn.Module):
     def edge_types(self) -> list[EdgeType]:
         """The kinds of edges: of each foreign key downwards and upwards."""
         found = []
-        for number, (child, parent) in enumerate(self._links):
+        for number, (child, parent) in enumerate(self.links):
             found.append((self.names[child], f"down{number}", self.names[parent]))
             found.append((self.names[parent], f"up{number}", self.names[child]))
         return found
