@@ -7,10 +7,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from transformers import DistilBertConfig, DistilBertModel
 
-from support.models import FILLERS, ITEM_WORDS, build_tiny_model
+from support.models import FILLERS, ITEM_WORDS, build_tiny_model, build_tokenizer
 from tuneloop.search import bulk
 from tuneloop.search.bulk import BulkEncoder, length_groups
+from tuneloop.search.fused import FusedEncoder
 from tuneloop.search.model import load_model
 
 
@@ -52,18 +54,35 @@ def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypat
     texts = make_texts(50)
     expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
 
-    def wrong(model):
-        fast = fast_form(model)
+    def copied(model):
+        fast = fast_copy(model)
         with torch.no_grad():
             for parameter in fast.parameters():
                 parameter.add_(change * torch.randn_like(parameter))
         return fast
 
-    fast_form = bulk._fast_form
-    monkeypatch.setattr(bulk, "_fast_form", wrong)
+    def fused(*given, **named):
+        found = encode(*given, **named)
+        return found + change * torch.randn_like(found)
+
+    fast_copy, encode = bulk._fast_copy, FusedEncoder.encode
+    monkeypatch.setattr(bulk, "_fast_copy", copied)
+    monkeypatch.setattr(FusedEncoder, "encode", fused)
     with BulkEncoder(load_model(tiny_model), precision="bf16", threads=1) as encoder:
         np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
         assert not encoder.bf16
+
+
+def test_other_layers_than_berts_are_computed_by_the_models_own_code(tmp_path):
+    size = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    model, tokenizer = tmp_path / "model", build_tokenizer()
+    DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    texts = make_texts(100)
+    expected = SentenceTransformer(str(model), device="cpu").encode(texts, normalize_embeddings=True)
+    with BulkEncoder(load_model(model), precision="bf16", threads=2) as encoder:
+        assert np.sum(encoder.encode(texts) * expected, axis=1).mean() > 0.999
+        assert encoder.bf16
 
 
 def test_each_side_has_its_encoder(tiny_model, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from tuneloop.search.encoder import GROUP_TOKENS, Precision, native_bf16
+from tuneloop.search.fused import PASS_TOKENS, FusedEncoder, NotFusible
 from tuneloop.search.lanes import Lanes
+from tuneloop.search.model import encoder_modules
 from tuneloop.search.tokens import TokenTable, tokenize
 
 Vectors = NDArray[np.float32]
@@ -26,6 +30,7 @@ BULK_TOKENS = {**GROUP_TOKENS, "cpu": 1024}
 # The fast form must give what the model gives: the cosine of both, on the first texts that are encoded.
 MIN_COSINE = 0.999
 PROBES = 16
+PORTION = 512  # texts that are tokenised at once, while earlier ones are being encoded
 ATTENTION = "tuneloop_bulk"
 NOT_PLAIN = ("position_bias", "softcap", "s_aux", "head_mask")
 # Attention scores that are worked on at once.
@@ -34,12 +39,28 @@ LOG2_E = 1.4426950408889634
 LEAST_SUM = 1e-30  # below, numbers lose digits
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A way to compute embeddings.
+
+    Attributes:
+        encode: from rows of a table, of similar length, to embeddings (B, d), not yet of unit length.
+        tokens: how many to compute with at once.
+        bf16: whether it computes in bfloat16.
+    """
+
+    encode: Callable[[TokenTable, NDArray[np.int64]], Tensor]
+    tokens: int
+    bf16: bool
+
+
 class BulkEncoder:
     """Encodes texts of one side with a model that is not trained any more. A context manager, which ends its threads.
 
-    On a CPU that multiplies bfloat16 matrices, and on such a GPU, the weights are bfloat16. On a CPU each core takes
-    whole forward passes, since several cores on one small pass mostly wait for each other. Where the fast form does
-    not give the model's own embeddings (mean cosine below 0.999), the model itself is used, in fp32.
+    On a CPU that multiplies bfloat16 matrices, and on such a GPU, the weights are bfloat16. On a CPU BERT's layers are
+    computed without padding, and each core takes whole forward passes, since several cores on one small pass mostly
+    wait for each other. Where a fast form does not give the model's own embeddings (mean cosine below 0.999), the next
+    one is taken, at last the model itself in fp32.
 
     Args:
         model: a sentence-transformers model, in fp32.
@@ -57,13 +78,16 @@ class BulkEncoder:
         threads: int | None = None,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
-        self._exact = model.to(self.device).eval()
-        self._model = _fast_form(self._exact) if self.bf16 else self._exact
-        self._checked = not self.bf16
+        self._bf16 = precision == "bf16" or (precision == "auto" and native_bf16(self.device))
+        self._model = model.to(self.device).eval()
         self._side = side
-        self._budget = BULK_TOKENS[self.device.type]
+        self._form: _Form | None = None
         self._lanes = Lanes(threads or (torch.get_num_threads() if self.device.type == "cpu" else 1))
+
+    @property
+    def bf16(self) -> bool:
+        """Whether embeddings are computed in bfloat16, as far as is known before the first text."""
+        return self._bf16 if self._form is None else self._form.bf16
 
     def __enter__(self) -> Self:
         return self
@@ -94,46 +118,81 @@ class BulkEncoder:
             told: called with the number of distinct texts that were just encoded.
         """
         distinct = list(dict.fromkeys(texts))
-        queries = len(distinct) if self._side == "query" else 0
-        table = tokenize(self._exact, distinct, queries=queries, check=check)
         if not distinct:
-            return np.zeros((0, self._exact.get_embedding_dimension() or 0), np.float32)
-        if not self._checked:
-            self._compare(table)
+            return np.zeros((0, self._model.get_embedding_dimension() or 0), np.float32)
+        if self._form is None:
+            self._form = self._fastest(distinct)
+        form = self._form
         vectors: Vectors = np.zeros((0, 0), np.float32)
-        groups = list(length_groups(table.lengths, self._budget))
-        for rows, part in self._lanes.map(lambda rows: (rows, self._forward(self._model, table, rows)), groups):
+        passes = self._passes(distinct, form.tokens, check)
+        for places, part in self._lanes.map(lambda each: (each[0], self._embed(form, *each[1:])), passes):
             check()
             if not len(vectors):
                 vectors = np.empty((len(distinct), part.shape[1]), np.float32)
-            vectors[rows] = part
-            told(len(rows))
+            vectors[places] = part
+            told(len(places))
         if len(distinct) == len(texts):
             return vectors
         place = {text: row for row, text in enumerate(distinct)}
         return vectors[[place[text] for text in texts]]
 
-    def _forward(self, model: SentenceTransformer, table: TokenTable, rows: NDArray[np.int64]) -> Vectors:
-        features, _ = table.batch(rows, self._side)
-        moved = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in features.items()}
+    def _passes(
+        self, texts: list[str], tokens: int, check: Callable[[], None]
+    ) -> Iterator[tuple[NDArray[np.int64], TokenTable, NDArray[np.int64]]]:
+        """Texts of one pass after the other, tokenised only then: which, and their rows of a table."""
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        for start in range(0, len(order), PORTION):
+            chosen = order[start : start + PORTION]
+            table = self._tokens([texts[place] for place in chosen], check)
+            for rows in length_groups(table.lengths, tokens):
+                yield chosen[rows], table, rows
+
+    def _tokens(self, texts: list[str], check: Callable[[], None] = lambda: None) -> TokenTable:
+        return tokenize(self._model, texts, queries=len(texts) if self._side == "query" else 0, check=check)
+
+    def _embed(self, form: _Form, table: TokenTable, rows: NDArray[np.int64]) -> Vectors:
         with torch.inference_mode():
-            output: Tensor = model(moved, task=self._side)["sentence_embedding"]
-            if model.truncate_dim is not None:
-                output = output[:, : model.truncate_dim]
+            output = form.encode(table, rows)
+            if self._model.truncate_dim is not None:
+                output = output[:, : self._model.truncate_dim]
             found: Vectors = normalize(output.float(), dim=1).cpu().numpy()
         return found
 
-    def _compare(self, table: TokenTable) -> None:
-        """Use the model as it is when its fast form fails, or gives something else."""
-        rows = np.unique(np.linspace(0, len(table) - 1, PROBES).astype(np.int64))
-        try:
-            fast = self._forward(self._model, table, rows)
-            same = float(np.mean(np.sum(fast * self._forward(self._exact, table, rows), axis=1))) >= MIN_COSINE
-        except (AttributeError, RuntimeError, TypeError, ValueError):
-            same = False
-        if not same:  # also when it is no number
-            self._model, self.bf16 = self._exact, False
-        self._checked = True
+    def _fastest(self, texts: list[str]) -> _Form:
+        """The first form that gives what the model gives, of some of the texts."""
+        some = np.unique(np.linspace(0, len(texts) - 1, PROBES).astype(np.int64))
+        table, rows = self._tokens([texts[place] for place in some]), np.arange(len(some))
+        own = _Form(partial(self._forward, self._model), BULK_TOKENS[self.device.type], bf16=False)
+        expected = self._embed(own, table, rows)
+        for make in (self._fused, self._copied):
+            try:
+                form = make()
+                same = form and float(np.mean(np.sum(self._embed(form, table, rows) * expected, axis=1))) >= MIN_COSINE
+            except (NotFusible, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+                continue
+            if form is not None and same:  # not when it is no number
+                return form
+        return own
+
+    def _fused(self) -> _Form | None:
+        """BERT's layers written out."""
+        if self.device.type != "cpu":
+            return None
+        module = encoder_modules(self._model)[self._side]
+        fused = FusedEncoder(module, torch.bfloat16 if self._bf16 else torch.float32)
+        return _Form(partial(fused.encode, side=self._side), PASS_TOKENS, self._bf16)
+
+    def _copied(self) -> _Form | None:
+        """The model's own code with bfloat16 weights."""
+        if not self._bf16:
+            return None
+        return _Form(partial(self._forward, _fast_copy(self._model)), BULK_TOKENS[self.device.type], bf16=True)
+
+    def _forward(self, model: SentenceTransformer, table: TokenTable, rows: NDArray[np.int64]) -> Tensor:
+        features, _ = table.batch(rows, self._side)
+        moved = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in features.items()}
+        output: Tensor = model(moved, task=self._side)["sentence_embedding"]
+        return output
 
 
 def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
@@ -151,7 +210,7 @@ def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[n
         start = end
 
 
-def _fast_form(model: SentenceTransformer) -> SentenceTransformer:
+def _fast_copy(model: SentenceTransformer) -> SentenceTransformer:
     """A copy with bfloat16 weights; on a CPU they are packed, and attention is one that fits small batches."""
     fast = copy.deepcopy(model).bfloat16()
     if next(fast.parameters()).device.type == "cpu":

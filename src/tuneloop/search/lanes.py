@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -31,18 +32,22 @@ class Lanes:
             ready.wait()
             torch.set_num_threads(before)  # what threads that begin from now on start with
 
-    def map(self, work: Callable[[Job], Answer], jobs: Sequence[Job]) -> Iterator[Answer]:
-        """The answers, in order; few wait at a time, so that whoever takes them can stop soon."""
+    def map(self, work: Callable[[Job], Answer], jobs: Iterable[Job]) -> Iterator[Answer]:
+        """The answers, in order; few wait at a time, so that whoever takes them can stop soon.
+
+        Jobs may be made while earlier ones are worked on.
+        """
         if self._pool is None:
             yield from map(work, jobs)
             return
-        waiting = [self._pool.submit(work, job) for job in jobs[: 2 * self.count]]
-        rest = iter(jobs[2 * self.count :])
+        waiting: list[Future[Answer]] = []
+        rest = iter(jobs)
         try:
+            for job in itertools.islice(rest, 2 * self.count):
+                waiting.append(self._pool.submit(work, job))
             while waiting:
                 answer = waiting.pop(0).result()
-                if (job := next(rest, None)) is not None:
-                    waiting.append(self._pool.submit(work, job))
+                waiting += (self._pool.submit(work, job) for job in itertools.islice(rest, 1))
                 yield answer
         finally:
             for each in waiting:
