@@ -17,5 +17,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that both processes end at about the same time."""
-    items.sort(key=lambda item: item.path.parent.name != "tasks")
+    """The tests of tasks, which mostly wait, are spread among those that compute: each needs what the other leaves."""
+    files = list(dict.fromkeys(item.path for item in items))
+    waiting = [path for path in files if path.parent.name == "tasks"]
+    others = [path for path in files if path.parent.name != "tasks"]
+    place = {path: number / len(group) for group in (waiting, others) for number, path in enumerate(group)}
+    items.sort(key=lambda item: place[item.path])

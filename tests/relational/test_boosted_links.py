@@ -16,6 +16,8 @@ from support.links import (
     CUSTOMERS,
     POPULAR,
     SPLITS,
+    TEST_DAY,
+    asked,
     bought_pairs,
     changed_later,
     habit_tables,
@@ -34,7 +36,6 @@ from tuneloop.relational.metrics import measure_links
 from tuneloop.relational.opening import OpenTables
 
 K = 5
-TEST_DAY = SPLITS["test"][0]
 
 
 def examples_of(dataset: Dataset, data: OpenTables) -> dict[str, Examples]:
@@ -48,11 +49,6 @@ def learnt(document: dict[str, Any], folder: Path) -> Run:
         learner = BoostedLinks(dataset, data, folds, seed=0, work_dir=folder)
         learner.prepare(Silent())
         return learner.fit(learner.defaults() | {"learning_rate": 0.1}, seed=0, watcher=Silent())
-
-
-def asked(customers: list[str], day: int = TEST_DAY) -> Examples:
-    times = np.full(len(customers), START + timedelta(days=day), "datetime64[us]")
-    return Examples(pa.chunked_array([customers], pa.string()), times, times.copy())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The graph learner finds what rows around an entity say, sees nothing later, and is the same after it was stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from support.learning import Listener
 from support.tables import START, shop_tables, write_shop
 from tuneloop.relational import Dataset
 from tuneloop.relational.examples import Examples, read_examples
@@ -31,17 +32,6 @@ QUICK = {
     "dropout": 0.0,
 }
 LATER = np.datetime64(START + timedelta(days=200), "us")
-
-
-class Listener(Silent):
-    """Keeps what is reported."""
-
-    def __init__(self) -> None:
-        self.reported: list[Mapping[str, float]] = []
-
-    def report(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self.reported.append(dict(metrics))
-        assert step == len(self.reported)
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The graph learner of links: finds habits and likings, sees nothing later, and is the same after it was stored."""
 
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.links import CUSTOMERS, SPLITS, changed_later, habit_tables, opened, predicted, write_habits
+from support.learning import Listener
+from support.links import (
+    CUSTOMERS,
+    SPLITS,
+    TEST_DAY,
+    asked,
+    changed_later,
+    habit_tables,
+    opened,
+    predicted,
+    write_habits,
+)
 from support.tables import START
 from tuneloop.errors import InvalidInput
 from tuneloop.relational.examples import Examples, read_examples
@@ -23,19 +32,7 @@ from tuneloop.relational import link_training
 from tuneloop.relational.gnn_links import GnnLinks, GnnLinksFitted
 
 K = 5
-TEST_DAY = SPLITS["test"][0]
 QUICK = {"channels": 16, "epochs": 12, "patience": 12, "batch_size": 32, "dropout": 0.1, "anonymity": 0.2}
-
-
-class Listener(Silent):
-    """Keeps what is reported."""
-
-    def __init__(self) -> None:
-        self.reported: list[Mapping[str, float]] = []
-
-    def report(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self.reported.append(dict(metrics))
-        assert step == len(self.reported)
 
 
 def learnt(document: dict[str, Any], folder: Path, listener: Silent | None = None, **params: Any) -> Run:
@@ -47,11 +44,6 @@ def learnt(document: dict[str, Any], folder: Path, listener: Silent | None = Non
         assert isinstance(learner, GnnLinks)
         learner.prepare(Silent())
         return learner.fit({**QUICK, **params}, seed=0, watcher=listener or Silent())
-
-
-def asked(customers: list[str], day: int = TEST_DAY) -> Examples:
-    times = np.full(len(customers), START + timedelta(days=day), "datetime64[us]")
-    return Examples(pa.chunked_array([customers], pa.string()), times, times.copy())
 
 
 def value_of(run: Run, document: dict[str, Any]) -> float:

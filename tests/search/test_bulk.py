@@ -1,6 +1,8 @@
 """Many texts at once: the model's own embeddings, whatever makes it fast."""
 
+import copy
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,18 +57,18 @@ def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypat
     expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
 
     def copied(model):
-        fast = fast_copy(model)
+        found = copy.deepcopy(model)
         with torch.no_grad():
-            for parameter in fast.parameters():
+            for parameter in found.parameters():
                 parameter.add_(change * torch.randn_like(parameter))
-        return fast
+        return found
 
     def fused(*given, **named):
         found = encode(*given, **named)
         return found + change * torch.randn_like(found)
 
-    fast_copy, encode = bulk._fast_copy, FusedEncoder.encode
-    monkeypatch.setattr(bulk, "_fast_copy", copied)
+    encode = FusedEncoder.encode
+    monkeypatch.setattr(bulk, "copy", SimpleNamespace(deepcopy=copied))
     monkeypatch.setattr(FusedEncoder, "encode", fused)
     with BulkEncoder(load_model(tiny_model), precision="bf16", threads=1) as encoder:
         np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
@@ -127,19 +129,3 @@ def test_groups_pad_little_and_hold_every_text_once():
     assert all(len(rows) * lengths[rows].max() <= 1024 for rows in groups)
     assert len(groups) < 1.8 * lengths.sum() / 1024
     assert [list(rows) for rows in length_groups(np.array([5000, 0]), 1024)] == [[0], [1]]
-
-
-@pytest.mark.parametrize("scale", [1, 30, 3000])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_is_that_of_pytorch_however_large_the_scores(scale, masked):
-    """Fewer heads of keys than of queries, too; at the largest scale powers of two overflow, or nothing is left."""
-    torch.manual_seed(0)
-    query = torch.randn(3, 6, 40, 8) * scale
-    key, value = torch.randn(3, 2, 40, 8), torch.randn(3, 2, 40, 8)
-    mask = torch.zeros(3, 1, 40, 40)
-    mask[1, :, :, 30:] = torch.finfo(torch.float32).min
-    found, _ = bulk._attention(torch.nn.Module(), query, key, value, mask if masked else None, scaling=0.3)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask if masked else None, scale=0.3, enable_gqa=True
-    )
-    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-4, rtol=1e-4)

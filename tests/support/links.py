@@ -20,6 +20,7 @@ from tuneloop.relational.sources import Sources
 
 CUSTOMERS, ARTICLES, DAYS, HORIZON = 60, 60, 300, 20
 SPLITS = {"train": (120, 140, 160, 180), "validation": (200, 220), "test": (240,)}
+TEST_DAY = SPLITS["test"][0]
 POPULAR = 7  # an article that everybody buys now and then
 
 
@@ -135,6 +136,12 @@ def opened(document: dict[str, Any]) -> Iterator[tuple[Dataset, OpenTables]]:
     with open_tables({t.name: t.source for t in dataset.tables} | splits, Sources()) as tables:
         assert tables.problems == {}
         yield dataset, tables
+
+
+def asked(customers: list[str], day: int = TEST_DAY) -> Examples:
+    """Customers to be predicted on a day."""
+    times = np.full(len(customers), START + timedelta(days=day), "datetime64[us]")
+    return Examples(pa.chunked_array([customers], pa.string()), times, times.copy())
 
 
 def predicted(run: Run, document: dict[str, Any], examples: Examples) -> Links:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.graph import Ints, Link
+from tuneloop.relational.graph import Ints
 from tuneloop.relational.learner import Links, Watcher
 from tuneloop.relational.link_examples import label_pairs
 from tuneloop.relational.link_network import LinkNetwork, Met
 from tuneloop.relational.link_rows import round_down
 from tuneloop.relational.metrics import measure_links
 from tuneloop.relational.sampler import Sampled, Sampler
-from tuneloop.relational.training import Pulse, Weights, copy_of, make_sampler, one_thread, order_of
+from tuneloop.relational.training import Pulse, Weights, make_sampler, one_thread, order_of
 from tuneloop.relational.world import Seeds, World, hash_keys
 
 DRAWN = 512  # targets that a step tells the right ones from, beside those that its examples met
@@ -138,17 +139,14 @@ class LinkPlace:
         if self._again is None:
             return None
         to_source, to_target = (self.world.graph.links[number] for number in self._again)
-        known = self.world.graph.tables[to_source.child].times
-        found = [_before(to_source, known, row, limit) for row, limit in zip(seeds.rows, seeds.limits, strict=True)]
-        at = np.repeat(np.arange(len(found)), [len(each) for each in found])
-        rows = to_target.parents[np.concatenate(found)] if found else np.zeros(0, np.int64)
-        return at[rows >= 0], rows[rows >= 0]
-
-
-def _before(link: Link, times: Ints, row: int, limit: int) -> Ints:
-    """The rows that link to one, up to a time."""
-    rows = link.rows[link.starts[row] : link.starts[row + 1]] if row >= 0 else link.rows[:0]
-    return rows[times[rows] <= limit]
+        known = np.flatnonzero(seeds.rows >= 0)
+        starts = to_source.starts[seeds.rows[known]]
+        counts = to_source.starts[seeds.rows[known] + 1] - starts
+        at = np.repeat(known, counts)
+        links = to_source.rows[np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
+        rows = to_target.parents[links]
+        met = (self.world.graph.tables[to_source.child].times[links] <= seeds.limits[at]) & (rows >= 0)
+        return at[met], rows[met]
 
 
 class LinkTrainer:
@@ -176,29 +174,24 @@ class LinkTrainer:
 
         Without validation examples the last weights count. The learning rate falls as if for `params["epochs"]`.
         """
-        best, best_epoch, chosen = -np.inf, 0, None
         teaching = np.flatnonzero(np.diff(train.starts))
         learnt = train.take(_some(teaching, LEARNT))
         held = None if validation is None else validation.take(_some(np.arange(len(validation.seeds)), JUDGED))
-        for epoch in range(1, epochs + 1):
-            self._watcher.progress("training", epoch=epoch, epochs=epochs)
-            metrics = self._epoch(train, teaching, epoch)
-            if held is not None:
-                value, loss = self._judge(held)
-                metrics |= {
-                    f"train_metric_{self._metric}": self._judge(learnt)[0],
-                    "val_loss": loss,
-                    f"val_metric_{self._metric}": value,
-                }
-                gain = -loss if np.isnan(value) else value
-                if gain > best:
-                    best, best_epoch, chosen = gain, epoch, copy_of(self._weights.average)
-            self._watcher.report(metrics, step=epoch)
-            if held is not None and epoch - best_epoch >= self._place.params["patience"]:
-                break
-        network = self._place.network()
-        network.load_state_dict(chosen or copy_of(self._weights.average))
-        return network, best_epoch or epochs
+
+        def judge() -> tuple[dict[str, float], float]:
+            assert held is not None
+            value, loss = self._judge(held)
+            found = {
+                f"train_metric_{self._metric}": self._judge(learnt)[0],
+                "val_loss": loss,
+                f"val_metric_{self._metric}": value,
+            }
+            return found, -loss if np.isnan(value) else value
+
+        best = self._weights.learn(
+            partial(self._epoch, train, teaching), judge if held is not None else None, epochs, self._watcher
+        )
+        return self._weights.average, best
 
     def _judge(self, lesson: LinkLesson) -> tuple[float, float]:
         links, _, loss = predict_links(self._weights.average, self._place, lesson.seeds, self._k, self._pulse, lesson)

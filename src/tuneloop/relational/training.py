@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -75,7 +76,8 @@ class Weights(Generic[N]):
 
     Args:
         make: makes a network as it starts.
-        params: `learning_rate`, `weight_decay`, and over how many `epochs` the rate falls.
+        params: `learning_rate`, `weight_decay`, over how many `epochs` the rate falls, and the `patience`: epochs
+            without better weights.
 
     Attributes:
         network: what is trained.
@@ -100,6 +102,41 @@ class Weights(Generic[N]):
         self._follow()
         self._steps += 1
         return rate
+
+    def learn(
+        self,
+        epoch: Callable[[int], dict[str, float]],
+        judge: Callable[[], tuple[dict[str, float], float]] | None,
+        epochs: int,
+        watcher: Watcher,
+    ) -> int:
+        """Train until the averaged weights no longer become better; these are then as they were at their best.
+
+        Args:
+            epoch: trains for one, of which it is told the number, from 1; its metrics.
+            judge: metrics of the averaged weights, and what is to become larger; without it the last weights count.
+            epochs: how many there are at most.
+            watcher: told of each.
+
+        Returns:
+            The epoch after which they were best.
+        """
+        best, best_epoch, chosen = -np.inf, 0, None
+        for number in range(1, epochs + 1):
+            watcher.progress("training", epoch=number, epochs=epochs)
+            metrics = epoch(number)
+            if judge is not None:
+                more, gain = judge()
+                metrics |= more
+                if gain > best:
+                    best, best_epoch = gain, number
+                    chosen = {name: value.clone() for name, value in self.average.state_dict().items()}
+            watcher.report(metrics, step=number)
+            if judge is not None and number - best_epoch >= self._params["patience"]:
+                break
+        if chosen is not None:
+            self.average.load_state_dict(chosen)
+        return best_epoch or epochs
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -158,25 +195,20 @@ class Trainer:
 
         Without validation examples the last weights count. The learning rate falls as if for `params["epochs"]`.
         """
-        best, best_epoch, chosen = -np.inf, 0, None
-        held = None if validation is None else list(batches(self._sampler, validation.seeds, self._pulse))
-        for epoch in range(1, epochs + 1):
-            self._watcher.progress("training", epoch=epoch, epochs=epochs)
-            metrics = self._epoch(train, epoch)
-            if validation is not None and held is not None:
-                outputs, _ = apply(self._weights.average, self._world, held, self._pulse)
-                value = self._judge(outputs, validation.numbers)
-                loss = float(self._target.loss(outputs, validation.numbers).mean())
-                metrics |= {"val_loss": loss, f"val_metric_{self._metric}": value}
-                gain = -loss if np.isnan(value) else value if self._maximise else -value
-                if gain > best:
-                    best, best_epoch, chosen = gain, epoch, copy_of(self._weights.average)
-            self._watcher.report(metrics, step=epoch)
-            if validation is not None and epoch - best_epoch >= self._params["patience"]:
-                break
-        network = make_network(self._world, self._target.outputs, self._params)
-        network.load_state_dict(chosen or copy_of(self._weights.average))
-        return network, best_epoch or epochs
+        held = [] if validation is None else list(batches(self._sampler, validation.seeds, self._pulse))
+
+        def judge() -> tuple[dict[str, float], float]:
+            assert validation is not None
+            outputs, _ = apply(self._weights.average, self._world, held, self._pulse)
+            value = self._judge(outputs, validation.numbers)
+            loss = float(self._target.loss(outputs, validation.numbers).mean())
+            gain = -loss if np.isnan(value) else value if self._maximise else -value
+            return {"val_loss": loss, f"val_metric_{self._metric}": value}, gain
+
+        best = self._weights.learn(
+            partial(self._epoch, train), judge if validation is not None else None, epochs, self._watcher
+        )
+        return self._weights.average, best
 
     def _epoch(self, train: Lesson, epoch: int) -> dict[str, float]:
         """One pass. Loss and metric are those of its steps, each before it changed the weights."""
@@ -252,8 +284,3 @@ def apply(
         outputs.append(each)
         embeddings.append(embedded)
     return torch.cat(outputs), torch.cat(embeddings)
-
-
-def copy_of(network: torch.nn.Module) -> dict[str, Tensor]:
-    """Its weights as they are now."""
-    return {name: value.clone() for name, value in network.state_dict().items()}

@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
 
 from tuneloop.search.encoder import GROUP_TOKENS, Precision, native_bf16
 from tuneloop.search.fused import PASS_TOKENS, FusedEncoder, NotFusible
@@ -25,18 +23,10 @@ from tuneloop.search.model import encoder_modules
 from tuneloop.search.tokens import TokenTable, tokenize
 
 Vectors = NDArray[np.float32]
-# Tokens of one forward pass: on a CPU few enough that attention's scores stay near the core.
-BULK_TOKENS = {**GROUP_TOKENS, "cpu": 1024}
 # The fast form must give what the model gives: the cosine of both, on the first texts that are encoded.
 MIN_COSINE = 0.999
 PROBES = 16
 PORTION = 512  # texts that are tokenised at once, while earlier ones are being encoded
-ATTENTION = "tuneloop_bulk"
-NOT_PLAIN = ("position_bias", "softcap", "s_aux", "head_mask")
-# Attention scores that are worked on at once.
-SCORES = 2**21
-LOG2_E = 1.4426950408889634
-LEAST_SUM = 1e-30  # below, numbers lose digits
 
 
 @dataclass(frozen=True)
@@ -57,10 +47,10 @@ class _Form:
 class BulkEncoder:
     """Encodes texts of one side with a model that is not trained any more. A context manager, which ends its threads.
 
-    On a CPU that multiplies bfloat16 matrices, and on such a GPU, the weights are bfloat16. On a CPU BERT's layers are
-    computed without padding, and each core takes whole forward passes, since several cores on one small pass mostly
-    wait for each other. Where a fast form does not give the model's own embeddings (mean cosine below 0.999), the next
-    one is taken, at last the model itself in fp32.
+    On a CPU that multiplies bfloat16 matrices, and on such a GPU, the weights are bfloat16. On a CPU each core takes
+    whole forward passes, since several cores on one small pass mostly wait for each other, and BERT's layers are
+    computed without padding. Where that does not give the model's own embeddings (mean cosine below 0.999), a bfloat16
+    copy of the model is taken, and where that does not either, the model itself in fp32.
 
     Args:
         model: a sentence-transformers model, in fp32.
@@ -162,7 +152,7 @@ class BulkEncoder:
         """The first form that gives what the model gives, of some of the texts."""
         some = np.unique(np.linspace(0, len(texts) - 1, PROBES).astype(np.int64))
         table, rows = self._tokens([texts[place] for place in some]), np.arange(len(some))
-        own = _Form(partial(self._forward, self._model), BULK_TOKENS[self.device.type], bf16=False)
+        own = _Form(partial(self._forward, self._model), GROUP_TOKENS[self.device.type], bf16=False)
         expected = self._embed(own, table, rows)
         for make in (self._fused, self._copied):
             try:
@@ -186,7 +176,8 @@ class BulkEncoder:
         """The model's own code with bfloat16 weights."""
         if not self._bf16:
             return None
-        return _Form(partial(self._forward, _fast_copy(self._model)), BULK_TOKENS[self.device.type], bf16=True)
+        model = copy.deepcopy(self._model).bfloat16()
+        return _Form(partial(self._forward, model), GROUP_TOKENS[self.device.type], bf16=True)
 
     def _forward(self, model: SentenceTransformer, table: TokenTable, rows: NDArray[np.int64]) -> Tensor:
         features, _ = table.batch(rows, self._side)
@@ -208,84 +199,3 @@ def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[n
             end = same
         yield order[start:end]
         start = end
-
-
-def _fast_copy(model: SentenceTransformer) -> SentenceTransformer:
-    """A copy with bfloat16 weights; on a CPU they are packed, and attention is one that fits small batches."""
-    fast = copy.deepcopy(model).bfloat16()
-    if next(fast.parameters()).device.type == "cpu":
-        for module in fast.modules():
-            if isinstance(module, PreTrainedModel):
-                try:
-                    module.set_attn_implementation(ATTENTION)
-                except ValueError:  # a model with attention of its own
-                    module.set_attn_implementation("eager")
-                _pack(module)
-    return fast
-
-
-def _pack(module: nn.Module) -> None:
-    """Put the weights of linear layers into the order in which the processor reads them, once."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, _PackedLinear(child))
-
-
-class _PackedLinear(nn.Module):
-    """A linear layer for inference, as PyTorch's own compiler makes it."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.bias = None if linear.bias is None else linear.bias.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), BULK_TOKENS["cpu"])
-
-    def forward(self, features: Tensor) -> Tensor:
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(features, self.weight, self.bias, "none", [], "")
-        return output
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **more: Any,
-) -> tuple[Tensor, None]:
-    """Attention of (B, heads, L, d), a few texts at a time, so that their scores stay in the core's cache.
-
-    The softmax leaves out the search for each row's maximum, which takes longer than all else in it. Where that
-    overflows, or next to nothing is left of a row, the usual one is taken.
-    """
-    if any(more.get(name) is not None for name in NOT_PLAIN):
-        raise TypeError("this attention is more than a softmax of products")
-    batch, heads, length, width = query.shape
-    if heads > key.shape[1]:  # keys and values that heads share
-        key, value = (each.repeat_interleave(heads // key.shape[1], 1) for each in (key, value))
-    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    scale = width**-0.5 if scaling is None else scaling
-    output = value.new_empty(batch, length, heads, value.shape[3])
-    few = max(SCORES // (heads * length * key.shape[2]), 1)
-    for start in range(0, batch, few):
-        part = slice(start, start + few)
-        rows, columns, values = (each[part].flatten(0, 1) for each in (query, key, value))
-        columns = columns.transpose(1, 2)
-        bias, beta = query.new_zeros(1, 1, 1), 0.0
-        if attention_mask is not None:
-            bias, beta = attention_mask[part].expand(-1, heads, length, -1).flatten(0, 1), 1.0
-        powers = torch.baddbmm(bias, rows, columns, beta=beta * LOG2_E, alpha=scale * LOG2_E).exp2_()
-        sums = powers.sum(-1, keepdim=True)
-        if bool(((sums > LEAST_SUM) & (sums < torch.inf)).all()):
-            found = torch.bmm(powers, values).div_(sums)
-        else:
-            found = torch.bmm(torch.baddbmm(bias, rows, columns, beta=beta, alpha=scale).softmax(-1), values)
-        output[part] = found.view(-1, heads, length, value.shape[3]).transpose(1, 2)
-    return output, None
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, eager_mask)
