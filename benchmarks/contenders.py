@@ -281,7 +281,7 @@ class Watch:
         self.bf16 = False
         self._batch_size = batch_size
         self._wants_curve = curve
-        self._encoder: Any = None
+        self._evaluated: Mapping[str, Any] = {}
 
     def check(self) -> None:
         """Nobody cancels."""
@@ -300,7 +300,7 @@ class Watch:
             looked = time.perf_counter()
             so_far = {"seconds": looked - self.began - self.looking, "sessions": float(step * self._batch_size)}
             model = start_model()
-            model.load_state_dict(self._encoder.trained_state(), strict=False)
+            model.load_state_dict(self._evaluated, strict=False)
             self.curve.append(so_far | quality(model) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
             self.looking += time.perf_counter() - looked
 
@@ -314,8 +314,10 @@ class Watch:
         encode = Encoder.encode
 
         def counted(encoder: Any, rows: Any, *, max_length: int | None = None, **named: Any) -> Any:
-            if torch.is_grad_enabled():
-                self._encoder, self.bf16 = encoder, encoder.bf16
+            if not torch.is_grad_enabled():
+                self._evaluated = encoder.trained_state()  # what would be kept: averaged, not those of the last step
+            else:
+                self.bf16 = encoder.bf16
                 lengths = np.minimum(encoder.tokens.lengths[rows], max_length or 10**9).astype(float)
                 config = start_config()
                 width, layers = config.hidden_size, config.num_hidden_layers - encoder.depth
