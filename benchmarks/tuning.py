@@ -59,9 +59,9 @@ def main() -> None:
         rates, runs = measure_rates(rounds=ROUNDS, seconds=60)
         figures = rate_figures(rates)
         show(rates)
-        figures |= quality_figures(rates, runs)
-        figures |= growth_figures(runs)
-        figures |= iteration_figures(runs)
+        for measure in (quality_figures, growth_figures, iteration_figures):
+            write_json(arguments.json, figures=figures, runs=runs)  # what is known, should it be stopped
+            figures |= measure(runs)
     report(figures)
     write_json(arguments.json, figures=figures, runs=runs)
 
@@ -89,7 +89,7 @@ def rate_figures(rates: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def quality_figures(rates: dict[str, list[dict[str, Any]]], runs: list[Any]) -> dict[str, float]:
+def quality_figures(runs: list[Any]) -> dict[str, float]:
     """Whole epochs: what each comes to, and how long ours takes to be as good as the trainer after one."""
     names = ("st fp32", "st bf16", "ours")
     whole = {name: run(RATES[name][0], seconds=None, **RATES[name][1]) for name in names[:2]}

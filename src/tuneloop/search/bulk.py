@@ -157,11 +157,10 @@ class BulkEncoder:
         for make in (self._fused, self._copied):
             try:
                 form = make()
-                same = form and float(np.mean(np.sum(self._embed(form, table, rows) * expected, axis=1))) >= MIN_COSINE
+                if form is not None and np.sum(self._embed(form, table, rows) * expected, axis=1).mean() >= MIN_COSINE:
+                    return form
             except (NotFusible, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-                continue
-            if form is not None and same:  # not when it is no number
-                return form
+                pass
         return own
 
     def _fused(self) -> _Form | None:
