@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import need, write_json
-from contenders import MAX_LENGTH, Stretch, Watch, quality, start_model, write_snapshot
+from contenders import MAX_LENGTH, Watch, quality, start_model, write_snapshot
 from tuneloop.methods.contract import Prepared
 from tuneloop.methods.default import DefaultFineTuningMethod, DefaultSettings, FixedParams
 from tuneloop.methods.snapshot import Snapshot
@@ -81,7 +81,7 @@ def measure(changes: dict[str, Any], snapshot: Snapshot, start: Path, shared: di
     params = {name: value for name, value in changes.items() if name in FixedParams.model_fields}
     settings = {name: value for name, value in changes.items() if name not in params}
     method = DefaultFineTuningMethod(DefaultSettings(max_length=MAX_LENGTH, **settings))
-    watch = Watch(Stretch(None), 1, curve=False)
+    watch = Watch(batch_size=1)
     encoders = f"{method.settings.encoders} {method.settings.mode}"
     if encoders not in shared:  # runs with the same encoders share what is prepared, as in an iteration
         shared.clear()

@@ -1,6 +1,7 @@
-"""The contenders of tuning.py, each run in a process of its own: `python contenders.py NAME '{"…": …}'`.
+"""The contenders of tuning.py, each in a process of its own: `python contenders.py NAME '{"…": …}'`.
 
-Each prints one line of JSON: sessions, seconds, and what else it measured.
+Those that train take turns: each line of their input says for how many seconds they shall train on, or `null`: to the
+end. For each turn they print one line of JSON: sessions, seconds, and what else was measured.
 """
 
 import json
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,34 +31,69 @@ WARMUP_STEPS = 3
 
 
 class Stop(Exception):
-    """The stretch is over."""
+    """There is no further turn."""
 
 
-class Stretch:
-    """Counts sessions over a stretch of some seconds, after a few steps to warm up; None: without end."""
+def answer(found: dict[str, Any]) -> None:
+    """Print what was measured; whatever else is printed goes elsewhere."""
+    print(json.dumps(found), file=sys.__stdout__, flush=True)
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
+
+class Turns:
+    """Counts sessions over the turns of a training run; each begins with a few steps to warm up, which count towards
+    the whole run alone.
+
+    Args:
+        asked: lines that say how long a turn is.
+        measured: what else is told of a turn.
+    """
+
+    def __init__(self, asked: Iterator[str] = sys.stdin, measured: Callable[[], dict[str, Any]] = dict) -> None:
+        self._asked = asked
+        self._measured = measured
+        self._length: float | None = None
         self._steps = 0
-        self._began = time.perf_counter()
+        self._began = self._since = 0.0
         self.sessions = 0
+        self.total_sessions = 0
+        self.total_seconds = 0.0
 
-    def step(self, sessions: int) -> bool:
-        """Count a step; whether the stretch is over."""
+    def begin(self) -> None:
+        """Wait for the next turn.
+
+        Raises:
+            Stop: there is none.
+        """
+        asked = next(self._asked, None)
+        if asked is None:
+            raise Stop
+        self._length = json.loads(asked)
+        self._steps = self.sessions = 0
+        self._began = self._since = time.perf_counter()
+
+    def step(self, sessions: int) -> None:
+        """Count a step; at the end of a turn, print it and begin the next."""
         self._steps += 1
-        if self._seconds is not None and self._steps <= WARMUP_STEPS:
-            self._began = time.perf_counter()
-            return False
+        self.total_sessions += sessions
+        if self._steps <= WARMUP_STEPS:
+            self._since = time.perf_counter()
+            return
         self.sessions += sessions
-        return self._seconds is not None and self.seconds >= self._seconds
+        if self._length is not None and self.seconds >= self._length:
+            turn = {"sessions": self.sessions, "seconds": self.seconds, "rate": self.sessions / self.seconds}
+            self.total_seconds += time.perf_counter() - self._began
+            answer(turn | self._measured())
+            self.begin()
 
     @property
     def seconds(self) -> float:
-        """So far."""
-        return time.perf_counter() - self._began
+        """Of this turn, so far."""
+        return time.perf_counter() - self._since
 
-    def result(self) -> dict[str, float]:
-        return {"sessions": self.sessions, "seconds": self.seconds, "rate": self.sessions / self.seconds}
+    def whole(self) -> dict[str, float]:
+        """Of all turns together."""
+        seconds = self.total_seconds + time.perf_counter() - self._began
+        return {"sessions": self.total_sessions, "seconds": seconds, "rate": self.total_sessions / seconds}
 
 
 # -- the data
@@ -163,8 +199,8 @@ def quality(model: Any) -> dict[str, float]:
 # -- what people would use instead
 
 
-def sentence_transformers_trainer(bf16: bool, seconds: float | None, share: float = 1.0) -> dict[str, Any]:
-    """`SentenceTransformerTrainer` with in-batch negatives, batch 64, as documented: an epoch, or a stretch."""
+def sentence_transformers_trainer(bf16: bool, share: float = 1.0) -> dict[str, Any]:
+    """`SentenceTransformerTrainer` with in-batch negatives, batch 64, as documented: an epoch."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.losses import MultipleNegativesRankingLoss
@@ -172,8 +208,7 @@ def sentence_transformers_trainer(bf16: bool, seconds: float | None, share: floa
 
     class StepCounter(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            control.should_training_stop = stretch.step(args.train_batch_size)
-            return control
+            turns.step(args.train_batch_size)
 
     model = start_model()
     rows = pairs(training_data(share=share))
@@ -198,19 +233,20 @@ def sentence_transformers_trainer(bf16: bool, seconds: float | None, share: floa
             loss=MultipleNegativesRankingLoss(model),
             callbacks=[StepCounter()],
         )
-        stretch = Stretch(seconds)
+        turns = Turns()
+        turns.begin()
         trainer.train()
-    result: dict[str, Any] = stretch.result()
-    return result | (quality(model.eval()) if seconds is None else {})
+    return turns.whole() | quality(model.eval())
 
 
-def one_session_at_a_time(seconds: float | None, share: float = 1.0) -> dict[str, Any]:
+def one_session_at_a_time(share: float = 1.0) -> dict[str, Any]:
     """Every shown result encoded for each session, in fp32, margin ranking, and encoded again for the metrics."""
     data, model = training_data(share=share), start_model()
     train = data.train.select(~data.train.irrelevant)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    stretch = Stretch(seconds)
+    turns = Turns()
+    turns.begin()
     for at in np.random.default_rng(0).permutation(len(train)):
         rows = slice(train.starts[at], train.starts[at + 1])
         texts = [data.texts[train.query[at]], *(data.texts[row] for row in train.result[rows])]
@@ -228,23 +264,29 @@ def one_session_at_a_time(seconds: float | None, share: float = 1.0) -> dict[str
         optimizer.step()
         with torch.no_grad():
             scores()
-        if stretch.step(1):
-            break
-    return stretch.result()
+        turns.step(1)
+    return turns.whole()
 
 
 # -- ours
 
 
 def ours(
-    seconds: float | None, share: float = 1.0, copies: int = 0, curve: bool = False, **settings: Any
+    rate: bool = False, share: float = 1.0, copies: int = 0, curve: bool = False, looks: int = 100, **settings: Any
 ) -> dict[str, Any]:
-    """One run of the default method with its default hyperparameters; with `curve`, the test queries after each
-    evaluation, the time of which does not count.
+    """One run of the default method with its default hyperparameters.
+
+    Args:
+        rate: train without end and evaluate nothing.
+        share: of the sessions.
+        copies: how often there are all items and sessions, made up; 0: the real ones once.
+        curve: measure the test queries after each evaluation; the time for that does not count.
+        looks: how many evaluations the run ends with.
+        settings: of the method.
     """
     from tuneloop.methods.default import DefaultFineTuningMethod, DefaultSettings
 
-    if seconds is not None:  # without end, and nothing but training
+    if rate:
         settings |= {"max_epochs": 100, "evaluations": 1}
     method = DefaultFineTuningMethod(DefaultSettings(max_length=MAX_LENGTH, **settings))
     with tempfile.TemporaryDirectory() as name:
@@ -252,20 +294,16 @@ def ours(
         snapshot = write_snapshot(folder, copies, share)
         start = folder / "model" / "start"
         method.save_model(method.load_initial_model(), start)
-        watch = Watch(Stretch(seconds), method.default_params()["batch_size"], curve=curve)
-        began = time.perf_counter()
-        with watch.encoders(), suppress(Stop):
+        watch = Watch(method.default_params()["batch_size"], curve=curve, looks=looks)
+        watch.turns.begin()
+        with watch.encoders(), suppress(Ended):
             prepared = method.prepare(snapshot, start, watch)
-            watch.began = began
             method.train(prepared, start, method.default_params(), watch)
-        total = time.perf_counter() - began - watch.looking
-    gflops = watch.flops / 1e9 / watch.stretch.seconds if seconds is not None else None
-    return watch.stretch.result() | {
-        "total_seconds": total,
-        "curve": watch.curve,
-        "useful_gflops": gflops,
-        "peak_gflops": matrix_gflops(watch.bf16),
-    }
+        return watch.whole()
+
+
+class Ended(Exception):
+    """As many evaluations as were asked for."""
 
 
 class Watch:
@@ -274,13 +312,14 @@ class Watch:
     seed = 0
     cache_bytes = 20 << 30
 
-    def __init__(self, stretch: Stretch, batch_size: int, *, curve: bool) -> None:
-        self.stretch = stretch
-        self.curve: list[dict[str, float]] = []
-        self.began = self.looking = self.flops = 0.0
-        self.bf16 = False
+    def __init__(self, batch_size: int, *, curve: bool = False, looks: int = 100) -> None:
+        self.turns = Turns(measured=self._measured)
         self._batch_size = batch_size
         self._wants_curve = curve
+        self._looks = looks
+        self._curve: list[dict[str, float]] = []
+        self._looking = self._flops = 0.0
+        self._bf16 = False
         self._evaluated: Mapping[str, Any] = {}
 
     def check(self) -> None:
@@ -292,17 +331,29 @@ class Watch:
     def report(self, metrics: Mapping[str, float], *, step: int) -> None:
         """A step, or an evaluation."""
         if len(metrics) == 1:
-            if self.stretch.step(self._batch_size):
-                raise Stop
-            if not self.stretch.sessions:
-                self.flops = 0.0
-        elif self._wants_curve:
+            self.turns.step(self._batch_size)
+            if not self.turns.sessions:
+                self._flops = 0.0
+            return
+        if self._wants_curve:
             looked = time.perf_counter()
-            so_far = {"seconds": looked - self.began - self.looking, "sessions": float(step * self._batch_size)}
+            point = {"seconds": self.whole()["seconds"], "sessions": float(step * self._batch_size)}
             model = start_model()
             model.load_state_dict(self._evaluated, strict=False)
-            self.curve.append(so_far | quality(model) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
-            self.looking += time.perf_counter() - looked
+            self._curve.append(point | quality(model) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
+            self._looking += time.perf_counter() - looked
+        self._looks -= 1
+        if not self._looks:
+            raise Ended
+
+    def whole(self) -> dict[str, Any]:
+        """What came of the run so far."""
+        whole: dict[str, Any] = self.turns.whole()
+        return whole | {"seconds": whole["seconds"] - self._looking, "curve": self._curve}
+
+    def _measured(self) -> dict[str, float]:
+        useful = self._flops / 1e9 / self.turns.seconds
+        return {"useful_gflops": useful, "peak_gflops": matrix_gflops(self._bf16)}
 
     @contextmanager
     def encoders(self) -> Iterator[None]:
@@ -317,13 +368,13 @@ class Watch:
             if not torch.is_grad_enabled():
                 self._evaluated = encoder.trained_state()  # what would be kept: averaged, not those of the last step
             else:
-                self.bf16 = encoder.bf16
+                self._bf16 = encoder.bf16
                 lengths = np.minimum(encoder.tokens.lengths[rows], max_length or 10**9).astype(float)
                 config = start_config()
                 width, layers = config.hidden_size, config.num_hidden_layers - encoder.depth
                 products = 2 * (4 * width**2 + 2 * width * config.intermediate_size) * lengths.sum()
                 attention = 4 * width * (lengths**2).sum()
-                self.flops += 3 * layers * (products + attention)
+                self._flops += 3 * layers * (products + attention)
             return encode(encoder, rows, max_length=max_length, **named)
 
         Encoder.encode = counted  # type: ignore[method-assign]
@@ -361,4 +412,5 @@ CONTENDERS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(CONTENDERS[sys.argv[1]](**json.loads(sys.argv[2]))))
+    with suppress(Stop), redirect_stdout(sys.stderr):
+        answer(CONTENDERS[sys.argv[1]](**json.loads(sys.argv[2])))

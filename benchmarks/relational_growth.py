@@ -75,8 +75,8 @@ def in_a_process(folder: Path) -> dict[str, Any]:
     """`measure` with the peak of its tree's anonymous memory."""
     command = [sys.executable, __file__, "--measure", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    memory = PeakMemory(process.pid)
-    output, errors = process.communicate()
+    with PeakMemory(process.pid) as memory:
+        output, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"the features could not be computed:\n{errors}")
     found: dict[str, Any] = json.loads(output.splitlines()[-1])

@@ -7,8 +7,8 @@ On the same machine in one run, on the same sessions of rare-diseases and the sa
   ours               the default method's engine, queries and items both trained, its default hyperparameters
   ours, all layers   the same with no layer fixed
 
-Rates come from interleaved stretches, each in a process of its own, medians and ratios of medians; whole epochs for
-quality and a whole iteration of 8 runs through the running service once. Takes somewhat over an hour.
+Rates come from interleaved stretches, each contender in a process of its own, medians and ratios of medians; whole
+epochs, for quality, and a whole iteration of 8 runs through the running service once. Takes somewhat over an hour.
 
     python benchmarks/tuning.py [--quick] [--json FILE]
 """
@@ -18,11 +18,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from rich.console import Console
@@ -35,8 +39,8 @@ RATES: dict[str, tuple[str, dict[str, Any]]] = {
     "st fp32": ("st", {"bf16": False}),
     "st bf16": ("st", {"bf16": True}),
     "per session": ("per_session", {}),
-    "ours": ("ours", {}),
-    "ours, all layers": ("ours", {"fixed_params": {"num_fixed_layers": 0}}),
+    "ours": ("ours", {"rate": True}),
+    "ours, all layers": ("ours", {"rate": True, "fixed_params": {"num_fixed_layers": 0}}),
 }
 ROUNDS = 3
 GROWTH = 10
@@ -49,32 +53,77 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short stretch of each on a tenth of the sessions")
     arguments = parser.parse_args()
     need("rare-diseases")
-    if arguments.quick:
-        rates, runs = measure_rates(rounds=1, seconds=8, share=0.1)
+    with ExitStack() as stack:
+        if arguments.quick:
+            contenders, rates = measure_rates(stack, rounds=1, seconds=8, share=0.1)
+        else:
+            start = run("start")
+            console.print(f"the start model: nDCG@10 {start['ndcg_at_10']:.3f}, MRR {start['mrr']:.3f}")
+            contenders, rates = measure_rates(stack, rounds=ROUNDS, seconds=60)
+        runs = [{"contender": name, **each} for name, found in rates.items() for each in found]
         figures = rate_figures(rates)
         show(rates)
-    else:
-        start = run("start")
-        console.print(f"the start model: nDCG@10 {start['ndcg_at_10']:.3f}, MRR {start['mrr']:.3f}")
-        rates, runs = measure_rates(rounds=ROUNDS, seconds=60)
-        figures = rate_figures(rates)
-        show(rates)
-        for measure in (quality_figures, growth_figures, iteration_figures):
+        measures = () if arguments.quick else (partial(quality_figures, contenders), growth_figures, iteration_figures)
+        for measure in measures:
             write_json(arguments.json, figures=figures, runs=runs)  # what is known, should it be stopped
             figures |= measure(runs)
     report(figures)
     write_json(arguments.json, figures=figures, runs=runs)
 
 
-def measure_rates(*, rounds: int, seconds: float, **more: Any) -> tuple[dict[str, list[dict[str, Any]]], list[Any]]:
-    """Stretches of all contenders, in turns."""
+class Contender:
+    """A contender in a process of its own, and the peak of its tree's anonymous memory."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self._name = name
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the contender
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("contenders.py")), name, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def turn(self, seconds: float | None = None) -> dict[str, Any]:
+        """What comes of so many seconds of it; None: of it whole."""
+        assert self._process.stdin and self._process.stdout
+        with PeakMemory(self._process.pid) as memory:
+            print(json.dumps(seconds), file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise SystemExit(f"{self._name} failed:\n{self._errors.read()}")
+        found: dict[str, Any] = json.loads(line)
+        return found | {"peak_gib": memory.gib}
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def run(contender: str, **settings: Any) -> dict[str, Any]:
+    """A contender from its beginning to its end."""
+    with closing(Contender(contender, **settings)) as each:
+        return each.turn()
+
+
+def measure_rates(
+    stack: ExitStack, *, rounds: int, seconds: float, **more: Any
+) -> tuple[dict[str, Contender], dict[str, list[dict[str, Any]]]]:
+    """Stretches of all contenders, in turns; they wait for another one."""
+    contenders: dict[str, Contender] = {}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in RATES}
     for number in range(rounds):
         for name, (contender, settings) in RATES.items():
-            found = run(contender, seconds=seconds, **settings, **more)
+            if name not in contenders:  # one at a time prepares, while the others wait
+                contenders[name] = stack.enter_context(closing(Contender(contender, **settings, **more)))
+            found = contenders[name].turn(seconds)
             console.print(f"  round {number + 1}, {name}: {found['rate']:.1f} sessions/s")
             results[name].append(found)
-    return results, [{"contender": name, **each} for name, found in results.items() for each in found]
+    return contenders, results
 
 
 def rate_figures(rates: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
@@ -89,11 +138,15 @@ def rate_figures(rates: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def quality_figures(runs: list[Any]) -> dict[str, float]:
+def quality_figures(contenders: Mapping[str, Contender], runs: list[Any]) -> dict[str, float]:
     """Whole epochs: what each comes to, and how long ours takes to be as good as the trainer after one."""
     names = ("st fp32", "st bf16", "ours")
-    whole = {name: run(RATES[name][0], seconds=None, **RATES[name][1]) for name in names[:2]}
-    whole["ours"] = run("ours", seconds=None, curve=True)
+    whole = {}
+    for name, contender in contenders.items():
+        if name in names[:2]:
+            whole[name] = contender.turn()  # what is left of the epoch
+        contender.close()
+    whole["ours"] = run("ours", curve=True)
     runs += [{"contender": name, "whole": True, **found} for name, found in whole.items()]
     table = Table("contender", "seconds", "nDCG@10", "MRR", title="whole runs, 1,000 test queries")
     for name in names[:2]:
@@ -116,12 +169,14 @@ def quality_figures(runs: list[Any]) -> dict[str, float]:
 
 
 def growth_figures(runs: list[Any]) -> dict[str, float]:
-    """One epoch, evaluated twice, with everything that comes before it, on made-up data and on ten times as many."""
-    whole = {"seconds": None, "max_epochs": 1, "evaluations": 2}
-    small, large = (run("ours", copies=copies, **whole) for copies in (1, GROWTH))
+    """A quarter of an epoch and an evaluation, with everything that comes before, on made-up data and on ten times as
+    many.
+    """
+    quarter = {"max_epochs": 1, "evaluations": 3, "looks": 1}
+    small, large = (run("ours", copies=copies, **quarter) for copies in (1, GROWTH))
     runs += [{"contender": "ours, made-up data", "copies": n, **each} for n, each in ((1, small), (GROWTH, large))]
     return {
-        "growth_time": large["total_seconds"] / small["total_seconds"],
+        "growth_time": large["seconds"] / small["seconds"],
         "growth_memory": large["peak_gib"] / small["peak_gib"],
     }
 
@@ -166,43 +221,34 @@ class RunClock(rare_diseases.Follower):
             self.first_run = time.monotonic() - self._began
 
 
-def run(contender: str, **settings: Any) -> dict[str, Any]:
-    """A contender in a process of its own, with the peak of its tree's anonymous memory."""
-    command = [sys.executable, str(Path(__file__).with_name("contenders.py")), contender, json.dumps(settings)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    memory = PeakMemory(process.pid)
-    output, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{contender} failed:\n{errors}")
-    found: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return found | {"peak_gib": memory.gib}
-
-
 class PeakMemory:
-    """Watches the anonymous memory of a process and its children until it ends."""
+    """Watches the anonymous memory of a process and its children, within this context."""
 
     def __init__(self, pid: int) -> None:
+        self._pid = pid
         self._peak = 0
-        self._thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
     @property
     def gib(self) -> float:
-        self._thread.join(2)
+        """The most so far."""
         return self._peak / 2**20
 
-    def _watch(self, pid: int) -> None:
-        while True:
-            try:
-                top = psutil.Process(pid)
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            with suppress(psutil.Error):
+                top = psutil.Process(self._pid)
                 tree = [top, *top.children(recursive=True)]
-                now = sum(_anonymous_kib(process.pid) for process in tree)
-            except psutil.Error:
-                return
-            if not now:
-                return
-            self._peak = max(self._peak, now)
-            time.sleep(0.2)
+                self._peak = max(self._peak, sum(_anonymous_kib(each.pid) for each in tree))
 
 
 def _anonymous_kib(pid: int) -> int:
