@@ -119,12 +119,28 @@ def test_each_task_type_is_learnt_stored_and_read_again(task_type: str, tmp_path
     assert {each.table for each in found} <= {"customers", "articles", "transactions"}
 
 
-def test_no_file_but_json_and_text_is_written(tmp_path: Path) -> None:
+def test_no_file_but_json_text_and_safetensors_is_written(tmp_path: Path) -> None:
     with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
-        run = learn(dataset, tables, folds, tmp_path).fit(QUICK, seed=0, watcher=Silent())
+        learner = learn(dataset, tables, folds, tmp_path)
+        run = learner.fit(learner.defaults() | QUICK, seed=0, watcher=Silent())
     (tmp_path / "model").mkdir()
     run.fitted.save(tmp_path / "model")
-    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".txt"}
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".txt", ".safetensors"}
+
+
+def test_trees_and_a_line_share_each_prediction(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
+        learner = learn(dataset, tables, folds, tmp_path)
+        settings = QUICK | {"linear_strength": 10.0}
+        found, kept = [], []
+        for share in (0.0, 0.25, 0.5):
+            run = learner.fit(settings | {"linear_share": share}, seed=0, watcher=Silent())
+            fitted = learner.refit(settings | {"linear_share": share}, run.found, seed=0, watcher=Silent())
+            found.append(run.predictions)
+            kept.append(fitted.predict(dataset, tables, folds.test, folds.labelled, Silent()))
+        for trees, quarter, half in (found, kept):
+            assert np.abs(half - trees).max() > 0.05
+            np.testing.assert_allclose(quarter, (trees + half) / 2)
 
 
 def test_several_settings_are_averaged(tmp_path: Path) -> None:

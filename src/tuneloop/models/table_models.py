@@ -19,8 +19,19 @@ if TYPE_CHECKING:
 
 # What the model's code imports, as the package names it.
 _CODE = ("errors.py", "ids.py", "relational")
-_NEEDS = ("ibis-framework", "duckdb", "lightgbm", "numpy", "optuna", "pandas", "pyarrow", "pydantic", "pyyaml")
-_GRAPH_NEEDS = ("torch", "torch-geometric", "pytorch-frame", "safetensors", "sentence-transformers")
+_NEEDS = (
+    "ibis-framework",
+    "duckdb",
+    "lightgbm",
+    "numpy",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+)
+_GRAPH_NEEDS = ("torch", "torch-geometric", "pytorch-frame", "sentence-transformers")
 
 
 def save_table_model(model: TableModel, folder: Path, example: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""Fitted trees over an entity's features, and the plan of the features: what `boosted` comes to for node tasks."""
+"""Fitted trees and lines over an entity's features, and their plan: what `boosted` comes to for node tasks."""
 
 from __future__ import annotations
 
@@ -17,28 +17,38 @@ from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.features import Feature
 from tuneloop.relational.learner import Fitted, Importance, Watcher
+from tuneloop.relational.linear import Linear
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.plan import Plan
 from tuneloop.relational.prepare import compute_features
+from tuneloop.relational.schema import NodeTaskType
 
 _DOCUMENT = "boosted.json"
 
 
 @dataclass(frozen=True)
 class Member:
-    """Trees, and which of the features they see, by number."""
+    """One of the models whose predictions are averaged.
+
+    Attributes:
+        columns: which of the features it sees, by number.
+        model: trees, or a linear model.
+        share: how much it counts; those of all members come to one.
+    """
 
     columns: NDArray[np.int64]
-    trees: Trees
+    model: Trees | Linear
+    share: float
 
 
 class BoostedModel(Fitted):
-    """Fitted trees, and the plan of the features that they look at.
+    """Fitted members, and the plan of the features that they look at.
 
     Args:
         plan: what is computed of examples.
         features: what the columns are.
-        members: trees whose predictions are averaged.
+        task_type: what is predicted.
+        members: whose predictions are averaged.
         classes: of a task that has several.
     """
 
@@ -48,10 +58,12 @@ class BoostedModel(Fitted):
         self,
         plan: Plan,
         features: Sequence[Feature],
+        task_type: NodeTaskType,
         members: Sequence[Member],
         classes: Sequence[str],
     ) -> None:
         self._plan = plan
+        self._task_type = task_type
         self._features = tuple(features)
         self._members = tuple(members)
         self.classes = tuple(classes)
@@ -69,34 +81,40 @@ class BoostedModel(Fitted):
 
     def predict_features(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """The same of features, (N, F)."""
-        found = [each.trees.predict(values[:, each.columns]) for each in self._members]
-        return np.asarray(np.mean(found, axis=0))
+        found = [each.share * each.model.predict(values[:, each.columns]) for each in self._members]
+        return np.asarray(np.sum(found, axis=0))
 
     def importances(self) -> list[Importance]:
-        """The features by their share of the gain."""
-        gains = np.zeros(len(self._features))
+        """The features by their share of what predictions rest on: of the trees' gain, and of the lines' slopes."""
+        shares = np.zeros(len(self._features))
         for each in self._members:
-            gains[each.columns] += each.trees.importances() / len(self._members)
-        order = np.argsort(-gains, kind="stable")
+            shares[each.columns] += each.share * each.model.importances()
+        order = np.argsort(-shares, kind="stable")
         return [
-            Importance(self._features[at].words, self._features[at].table, float(gains[at]))
+            Importance(self._features[at].words, self._features[at].table, float(shares[at]))
             for at in order
-            if gains[at] > 0
+            if shares[at] > 0
         ]
 
     def save(self, folder: Path) -> None:
-        """Write the plan as JSON and each booster as LightGBM text."""
-        members = []
+        """Write the plan as JSON, each booster as LightGBM text and each linear model as safetensors."""
+        members: list[dict[str, Any]] = []
         for number, member in enumerate(self._members):
-            files = []
-            for place, bag in enumerate(member.trees.boosters):
-                files.append([f"trees_{number}_{place}_{each}.txt" for each in range(len(bag))])
-                for name, booster in zip(files[-1], bag, strict=True):
-                    (folder / name).write_text(booster.model_to_string(), encoding="utf-8")
-            members.append({"columns": member.columns.tolist(), "rounds": member.trees.best_rounds, "boosters": files})
+            written: dict[str, Any] = {"columns": member.columns.tolist(), "share": member.share}
+            if isinstance(member.model, Linear):
+                written["linear"] = f"linear_{number}.safetensors"
+                member.model.save(folder / written["linear"])
+            else:
+                files = []
+                for place, bag in enumerate(member.model.boosters):
+                    files.append([f"trees_{number}_{place}_{each}.txt" for each in range(len(bag))])
+                    for name, booster in zip(files[-1], bag, strict=True):
+                        (folder / name).write_text(booster.model_to_string(), encoding="utf-8")
+                written |= {"rounds": member.model.best_rounds, "boosters": files}
+            members.append(written)
         document = {
             "plan": self._plan.to_json(),
-            "task_type": self._members[0].trees.task_type,
+            "task_type": self._task_type,
             "classes": self.classes,
             "features": [[each.name, each.words, each.table, each.codes] for each in self._features],
             "members": members,
@@ -109,8 +127,14 @@ class BoostedModel(Fitted):
         document = json.loads((folder / _DOCUMENT).read_text(encoding="utf-8"))
         members = []
         for member in document["members"]:
-            bags = tuple(tuple(load_booster(folder / Path(name).name) for name in bag) for bag in member["boosters"])
-            trees = Trees(bags, document["task_type"], member["rounds"])
-            members.append(Member(np.array(member["columns"], np.int64), trees))
+            model: Trees | Linear
+            if "linear" in member:
+                model = Linear.load(folder / Path(member["linear"]).name, document["task_type"])
+            else:
+                bags = [[load_booster(folder / Path(name).name) for name in bag] for bag in member["boosters"]]
+                model = Trees(tuple(map(tuple, bags)), document["task_type"], member["rounds"])
+            share = member.get("share", 1.0 / len(document["members"]))  # all alike, as they once were
+            members.append(Member(np.array(member["columns"], np.int64), model, share))
         features = [Feature(name, words, table, tuple(codes)) for name, words, table, codes in document["features"]]
-        return cls(Plan.from_json(document["plan"]), features, members, document["classes"])
+        plan = Plan.from_json(document["plan"])
+        return cls(plan, features, document["task_type"], members, document["classes"])

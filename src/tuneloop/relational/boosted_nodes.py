@@ -1,4 +1,4 @@
-"""Labels of entities learnt by gradient boosted trees over features generated along the keys."""
+"""Labels of entities learnt by gradient boosted trees and lines over features generated along the keys."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples, Times
 from tuneloop.relational.features import Features
 from tuneloop.relational.learner import DEFAULT_OPTIONS, Folds, Learner, Options, Run, Watcher
+from tuneloop.relational.linear import MAX_OUTPUTS, Linear, fit_linear
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.prepare import aged_copies, classes_of, compute_features, labels_of, plan_features
@@ -36,7 +37,10 @@ _EVERY = 1.0  # seconds between two looks at whether to stop
 
 
 class BoostedNodes(Learner):
-    """Gradient boosted trees over temporal features.
+    """Gradient boosted trees over temporal features, and with them a linear model.
+
+    Trees see thresholds and what goes together; a linear model has fewer ways to be wrong where there are few examples
+    or where those to come lie outside what was seen. A setting says how much it counts.
 
     Settings are chosen by the validation split and, where that is small, by earlier ones within training
     (`backtests`). Where validation examples see no rows after some time, the setting `aged` tells whether training
@@ -69,6 +73,7 @@ class BoostedNodes(Learner):
         self._seed = seed
         self._hops = options.hops
         self._ages = is_frozen(folds.validation)
+        self._outputs = len(classes_of(self._task, folds.train))
 
     def prepare(self, watcher: Watcher) -> None:
         """Plan the features and compute those of all training and validation examples, at once."""
@@ -103,6 +108,7 @@ class BoostedNodes(Learner):
         self._pools: dict[tuple[int, bool], Pool] = {}
         self._rankings: dict[bool, NDArray[np.int64]] = {}
         self._fitted: dict[str, list[Trees]] = {}
+        self._drawn: dict[str, list[Linear]] = {}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Settings around those that are good for most tables, perhaps averaged with the best trial so far."""
@@ -118,6 +124,9 @@ class BoostedNodes(Learner):
             "extra_trees": trial.suggest_categorical("extra_trees", [False, True]),
             "half_life": trial.suggest_categorical("half_life", [0.0, 0.1, 0.2, 0.4, 0.8]),
         }
+        if self._outputs <= MAX_OUTPUTS:
+            found["linear_share"] = trial.suggest_categorical("linear_share", [0.0, 0.25, 0.5])
+            found["linear_strength"] = trial.suggest_categorical("linear_strength", [1.0, 3.0, 10.0, 30.0])
         if self._ages:
             found["aged"] = trial.suggest_categorical("aged", [False, True])
         from optuna.study import StudyDirection
@@ -131,7 +140,8 @@ class BoostedNodes(Learner):
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
         own = {"half_life": 0.0, "keep": 0, "bags": 5, "with_best": False, "aged": False}
-        return default_params() | {"extra_trees": True, "feature_fraction": 0.1} | own
+        linear = {"linear_share": 0.25 if self._outputs <= MAX_OUTPUTS else 0.0, "linear_strength": 10.0}
+        return default_params() | {"extra_trees": True, "feature_fraction": 0.1} | own | linear
 
     def starts(self) -> list[dict[str, Any]]:
         """The defaults, and trees that split where they gain most; where examples can be aged, with and without."""
@@ -148,14 +158,16 @@ class BoostedNodes(Learner):
             watcher: told of each round.
         """
         rows, task = self._choosing, self._task
-        members = [self._trees(each, seed, watcher) for each in members_of(params)]
+        asked = members_of(params)
+        trees = [self._trees(each, seed, watcher) for each in asked]
+        lines = [self._lines(each, seed, watcher) for each in asked]
         values: list[float] = []
-        columns = [self._columns(each) for each in members_of(params)]
         for at, split in enumerate(self._splits[False]):
-            model = self._model([Member(seen, trees[at]) for seen, trees in zip(columns, members, strict=True)])
+            models = [(fitted[at], line[at] if line else None) for fitted, line in zip(trees, lines, strict=True)]
+            model = self._model(asked, models)
             predictions = model.predict_features(rows.features.values[split.held])
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
-        found = {"rounds": [trees[-1].best_rounds for trees in members], "values": values}
+        found = {"rounds": [fitted[-1].best_rounds for fitted in trees], "values": values}
         return Run(model, float(np.nanmean(values)), predictions, found)
 
     def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:
@@ -174,6 +186,28 @@ class BoostedNodes(Learner):
                 report=_Reporting(watcher, task.evaluation_metric),
             )
         return self._fitted[known]
+
+    def _lines(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Linear]:
+        """The linear model of each split; none where they do not count."""
+        if not params.get("linear_share"):
+            return []
+        told = [params.get(name) for name in ("keep", "aged", "half_life", "linear_strength")]
+        known = json.dumps([told, seed])
+        if known not in self._drawn:
+            rows = self._choosing.only(self._columns(params))
+            weights = _weights(rows.times, self._splits[params.get("aged", False)][-1].train, params)
+            found = []
+            for split in self._splits[params.get("aged", False)]:
+                watcher.check()
+                learnt = rows.take(split.train)
+                counted = None if weights is None else weights[split.train]
+                found.append(self._line(learnt, params, seed, counted))
+            self._drawn[known] = found
+        return self._drawn[known]
+
+    def _line(self, rows: _Rows, params: Mapping[str, Any], seed: int, weights: NDArray[np.float64] | None) -> Linear:
+        strength = params["linear_strength"]
+        return fit_linear(self._task.task_type, *rows.learnable, strength, seed=seed, weights=weights)
 
     def _columns(self, params: Mapping[str, Any]) -> NDArray[np.int64]:
         """The features that trees see: all, or those that a first fit gains most by.
@@ -206,25 +240,33 @@ class BoostedNodes(Learner):
     ) -> BoostedModel:
         """Fit on training and validation examples together, so many rounds as `fit` found best, with all the bags."""
         task = self._task
-        members = []
-        for each, rounds in zip(members_of(params), found["rounds"], strict=True):
-            rows, columns = self._finally[each.get("aged", False)], self._columns(each)
+        asked, models = members_of(params), []
+        for each, rounds in zip(asked, found["rounds"], strict=True):
+            rows = self._finally[each.get("aged", False)].only(self._columns(each))
+            weights = _weights(rows.times, np.arange(len(rows.times)), each)
             trees = fit_all(
                 task.task_type,
                 task.evaluation_metric,
-                Pool(*rows.only(columns).learnable),
+                Pool(*rows.learnable),
                 each,
                 seed=seed,
                 rounds=rounds,
-                weights=_weights(rows.times, np.arange(len(rows.times)), each),
+                weights=weights,
                 check=_Reporting(watcher, task.evaluation_metric).check,
             )
-            members.append(Member(columns, trees))
-        return self._model(members)
+            models.append((trees, self._line(rows, each, seed, weights) if each.get("linear_share") else None))
+        return self._model(asked, models)
 
-    def _model(self, members: Sequence[Member]) -> BoostedModel:
+    def _model(self, asked: Sequence[Mapping[str, Any]], models: Sequence[tuple[Trees, Linear | None]]) -> BoostedModel:
+        """The model of some settings, from the trees and the linear model of each."""
+        members = []
+        for params, (trees, line) in zip(asked, models, strict=True):
+            seen, share = self._columns(params), params.get("linear_share", 0.0)
+            members.append(Member(seen, trees, (1.0 - share) / len(asked)))
+            if line is not None:
+                members.append(Member(seen, line, share / len(asked)))
         columns = self._choosing.features.columns
-        return BoostedModel(self._plan, columns, members, self._classes)
+        return BoostedModel(self._plan, columns, self._task.task_type, members, self._classes)
 
     # -- the examples
 
