@@ -176,3 +176,9 @@ def _places(wanted: Any, keys: pa.Array) -> Ints:
         wanted, keys = pc.cast(wanted, pa.string()), pc.cast(keys, pa.string())
     found = pc.index_in(wanted, keys, skip_nulls=True)
     return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+
+
+def ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The numbers start, start + 1, … of each, one after another."""
+    before = np.cumsum(lengths) - lengths
+    return np.asarray(np.repeat(starts - before, lengths) + np.arange(lengths.sum()))

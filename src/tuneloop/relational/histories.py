@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tuneloop.relational.graph import ranges
 from tuneloop.relational.link_rows import DAY, Floats, Ints, LinkRows
 
 MAX_LINKS = 300  # of an example, the last
@@ -69,15 +70,9 @@ class Historian:
         tenures = np.where(totals > 0, (cuts - firsts) / DAY, np.nan)
         kept = np.minimum(totals, MAX_LINKS)
         at = np.repeat(np.arange(len(sources)), kept)
-        places = rows.order[_ranges(ends - kept, kept)]
+        places = rows.order[ranges(ends - kept, kept)]
         ages = (cuts[at] - rows.times[places]) / DAY
         return Histories(len(sources), at, rows.targets[places].astype(np.int64), ages, totals, tenures)
-
-
-def _ranges(starts: Ints, lengths: Ints) -> Ints:
-    """The numbers start, start + 1, … of each, one after another."""
-    before = np.cumsum(lengths) - lengths
-    return np.asarray(np.repeat(starts - before, lengths) + np.arange(lengths.sum()))
 
 
 def top_by_row(scores: NDArray[np.floating[Any]], most: int) -> tuple[Ints, Ints]:

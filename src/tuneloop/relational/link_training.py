@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.graph import Ints
+from tuneloop.relational.graph import Ints, ranges
 from tuneloop.relational.learner import Links, Watcher
 from tuneloop.relational.link_examples import label_pairs
 from tuneloop.relational.link_network import LinkNetwork, Met
@@ -70,8 +70,7 @@ class LinkLesson:
         """The targets of some of them: places in `at` and rows, (P,) each."""
         counts = np.diff(self.starts)[at]
         whom = np.repeat(np.arange(len(at)), counts)
-        within = np.arange(len(whom)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return whom, self.rows[self.starts[at][whom] + within]
+        return whom, self.rows[ranges(self.starts[at], counts)]
 
 
 class LinkPlace:
@@ -143,7 +142,7 @@ class LinkPlace:
         starts = to_source.starts[seeds.rows[known]]
         counts = to_source.starts[seeds.rows[known] + 1] - starts
         at = np.repeat(known, counts)
-        links = to_source.rows[np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
+        links = to_source.rows[ranges(starts, counts)]
         rows = to_target.parents[links]
         met = (self.world.graph.tables[to_source.child].times[links] <= seeds.limits[at]) & (rows >= 0)
         return at[met], rows[met]
