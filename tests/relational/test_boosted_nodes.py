@@ -10,7 +10,6 @@ from typing import Any
 
 import ibis
 import numpy as np
-import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +20,7 @@ from support.tables import START, shop_document
 from tuneloop.relational import Dataset
 from tuneloop.relational.backtest import backtests
 from tuneloop.relational.boosted_model import BoostedModel
-from tuneloop.relational.boosted_nodes import BoostedNodes, members_of
+from tuneloop.relational.boosted_nodes import BoostedNodes
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Folds, Silent, learners_for
 from tuneloop.relational.metrics import measure
@@ -143,30 +142,6 @@ def test_trees_and_a_line_share_each_prediction(tmp_path: Path) -> None:
             np.testing.assert_allclose(quarter, (trees + half) / 2)
 
 
-def test_several_settings_are_averaged(tmp_path: Path) -> None:
-    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
-        learner = learn(dataset, tables, folds, tmp_path)
-        settings = [QUICK, QUICK | {"num_leaves": 4, "extra_trees": True, "keep": 10}]
-        alone = [learner.fit(each, seed=0, watcher=Silent()).predictions for each in settings]
-        both = learner.fit({"members": settings}, seed=0, watcher=Silent())
-        np.testing.assert_allclose(both.predictions, np.mean(alone, axis=0))
-        fitted = learner.refit({"members": settings}, both.found, seed=0, watcher=Silent())
-        assert len(fitted.predict(dataset, tables, folds.test, None, Silent())) == len(folds.test)
-
-
-def test_trials_join_the_best_before_them(tmp_path: Path) -> None:
-    with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
-        learner = BoostedNodes(dataset, tables, folds, seed=0, work_dir=tmp_path)
-    study = optuna.create_study(direction="minimize")
-    asked = []
-    for joins, leaves, value in ((False, 3, 3.0), (False, 4, 2.0), (True, 5, 1.5), (True, 6, 1.7), (True, 7, 1.0)):
-        study.enqueue_trial(learner.defaults() | {"with_best": joins, "num_leaves": leaves})
-        trial = study.ask()
-        asked.append([each["num_leaves"] for each in members_of(learner.suggest(trial))])
-        study.tell(trial, value)
-    assert asked == [[3], [4], [5, 4], [6, 5, 4], [7, 5, 4]]
-
-
 def test_a_plan_is_the_same_after_json(tmp_path: Path) -> None:
     with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
         plan = plan_features(dataset, tables, folds.train)
@@ -194,17 +169,14 @@ def test_where_predictions_are_made_from_old_rows_examples_are_tried_aged_alike_
         learner = learn(dataset, tables, frozen, tmp_path)
         starts = learner.starts()
         assert [each["aged"] for each in starts] == [False, True, False, True]
-        starts = starts[:2]
         found = []
-        for params in (*starts, {"members": starts}):
-            params = {"members": [each | QUICK for each in params.get("members", [params])]}
-            run = learner.fit(params, seed=0, watcher=Silent())
-            fitted = learner.refit(params, run.found, seed=0, watcher=Silent())
+        for params in starts[:2]:
+            run = learner.fit(params | QUICK, seed=0, watcher=Silent())
+            fitted = learner.refit(params | QUICK, run.found, seed=0, watcher=Silent())
             found.append(fitted.predict(dataset, tables, frozen.test, frozen.labelled, Silent()))
     labels = labels_of(dataset.task, frozen.test, ()).values
     assert all(measure("roc_auc", labels, each) > 0.6 for each in found)
     assert not np.allclose(found[0], found[1])
-    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2)
 
 
 def test_backtests_learn_from_what_was_known_alone(tmp_path: Path) -> None:

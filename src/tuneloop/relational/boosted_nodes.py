@@ -27,10 +27,8 @@ from tuneloop.relational.schema import NodeTask
 
 if TYPE_CHECKING:
     from optuna import Trial
-    from optuna.trial import FrozenTrial
 
 COPIES = 2  # of each training example, where predictions are made from rows that end earlier
-MOST_MEMBERS = 4
 _FIRST = default_params() | {"extra_trees": True, "bags": 5, "learning_rate": 0.1}
 _FIRST_ROUNDS = 60
 _EVERY = 1.0  # seconds between two looks at whether to stop
@@ -107,13 +105,11 @@ class BoostedNodes(Learner):
             self._splits[True] = [Split((copies + each.train).ravel(), each.held) for each in self._splits[False]]
         self._pools: dict[tuple[int, bool], Pool] = {}
         self._rankings: dict[bool, NDArray[np.int64]] = {}
-        self._fitted: dict[str, list[Trees]] = {}
         self._drawn: dict[str, list[Linear]] = {}
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Settings around those that are good for most tables, perhaps averaged with the best trial so far."""
+        """Settings around those that are good for most tables."""
         found: dict[str, Any] = {
-            "with_best": trial.suggest_categorical("with_best", [False, True]),
             "keep": trial.suggest_categorical("keep", [0, 60, 250]),
             "num_leaves": trial.suggest_int("num_leaves", 3, 32, log=True),
             "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.1, log=True),
@@ -129,17 +125,11 @@ class BoostedNodes(Learner):
             found["linear_strength"] = trial.suggest_categorical("linear_strength", [1.0, 3.0, 10.0, 30.0])
         if self._ages:
             found["aged"] = trial.suggest_categorical("aged", [False, True])
-        from optuna.study import StudyDirection
-        from optuna.trial import TrialState
-
-        earlier = trial.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        higher = trial.study.direction == StudyDirection.MAXIMIZE
-        members = [{**self.defaults(), **each} for each in _together(found, trial.number, earlier, higher)]
-        return members[0] if len(members) == 1 else {"members": members}
+        return self.defaults() | found
 
     def defaults(self) -> dict[str, Any]:
         """Settings that work on most tables."""
-        own = {"half_life": 0.0, "keep": 0, "bags": 5, "with_best": False, "aged": False}
+        own = {"half_life": 0.0, "keep": 0, "bags": 5, "aged": False}
         linear = {"linear_share": 0.25 if self._outputs <= MAX_OUTPUTS else 0.0, "linear_strength": 10.0}
         return default_params() | {"extra_trees": True, "feature_fraction": 0.1} | own | linear
 
@@ -150,42 +140,30 @@ class BoostedNodes(Learner):
         return [self.defaults() | more | {"aged": aged} for more in ({}, greedy) for aged in ages]
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
-        """Fit on the training examples; the value is the mean over the validation split and earlier ones.
-
-        Args:
-            params: those of `suggest`, or {"members": [params, …]}: several, whose predictions are averaged.
-            seed: of the trees.
-            watcher: told of each round.
-        """
+        """Fit on the training examples; the value is the mean over the validation split and earlier ones."""
         rows, task = self._choosing, self._task
-        asked = members_of(params)
-        trees = [self._trees(each, seed, watcher) for each in asked]
-        lines = [self._lines(each, seed, watcher) for each in asked]
+        trees, lines = self._trees(params, seed, watcher), self._lines(params, seed, watcher)
         values: list[float] = []
         for at, split in enumerate(self._splits[False]):
-            models = [(fitted[at], line[at] if line else None) for fitted, line in zip(trees, lines, strict=True)]
-            model = self._model(asked, models)
+            model = self._model(params, trees[at], lines[at] if lines else None)
             predictions = model.predict_features(rows.features.values[split.held])
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
-        found = {"rounds": [fitted[-1].best_rounds for fitted in trees], "values": values}
+        found = {"rounds": trees[-1].best_rounds, "values": values}
         return Run(model, float(np.nanmean(values)), predictions, found)
 
     def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:
-        """The trees of each split; those of settings that were fitted before are still there."""
-        known = json.dumps([params, seed], sort_keys=True)
-        if known not in self._fitted:
-            task, aged = self._task, params.get("aged", False)
-            self._fitted[known] = fit_trees(
-                task.task_type,
-                task.evaluation_metric,
-                self._pool(self._columns(params), aged),
-                self._splits[aged],
-                params,
-                seed=seed,
-                weights=_weights(self._choosing.times, self._splits[aged][-1].train, params),
-                report=_Reporting(watcher, task.evaluation_metric),
-            )
-        return self._fitted[known]
+        """The trees of each split."""
+        task, aged = self._task, params.get("aged", False)
+        return fit_trees(
+            task.task_type,
+            task.evaluation_metric,
+            self._pool(self._columns(params), aged),
+            self._splits[aged],
+            params,
+            seed=seed,
+            weights=_weights(self._choosing.times, self._splits[aged][-1].train, params),
+            report=_Reporting(watcher, task.evaluation_metric),
+        )
 
     def _lines(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Linear]:
         """The linear model of each split; none where they do not count."""
@@ -240,31 +218,27 @@ class BoostedNodes(Learner):
     ) -> BoostedModel:
         """Fit on training and validation examples together, so many rounds as `fit` found best, with all the bags."""
         task = self._task
-        asked, models = members_of(params), []
-        for each, rounds in zip(asked, found["rounds"], strict=True):
-            rows = self._finally[each.get("aged", False)].only(self._columns(each))
-            weights = _weights(rows.times, np.arange(len(rows.times)), each)
-            trees = fit_all(
-                task.task_type,
-                task.evaluation_metric,
-                Pool(*rows.learnable),
-                each,
-                seed=seed,
-                rounds=rounds,
-                weights=weights,
-                check=_Reporting(watcher, task.evaluation_metric).check,
-            )
-            models.append((trees, self._line(rows, each, seed, weights) if each.get("linear_share") else None))
-        return self._model(asked, models)
+        rows = self._finally[params.get("aged", False)].only(self._columns(params))
+        weights = _weights(rows.times, np.arange(len(rows.times)), params)
+        trees = fit_all(
+            task.task_type,
+            task.evaluation_metric,
+            Pool(*rows.learnable),
+            params,
+            seed=seed,
+            rounds=found["rounds"],
+            weights=weights,
+            check=_Reporting(watcher, task.evaluation_metric).check,
+        )
+        line = self._line(rows, params, seed, weights) if params.get("linear_share") else None
+        return self._model(params, trees, line)
 
-    def _model(self, asked: Sequence[Mapping[str, Any]], models: Sequence[tuple[Trees, Linear | None]]) -> BoostedModel:
-        """The model of some settings, from the trees and the linear model of each."""
-        members = []
-        for params, (trees, line) in zip(asked, models, strict=True):
-            seen, share = self._columns(params), params.get("linear_share", 0.0)
-            members.append(Member(seen, trees, (1.0 - share) / len(asked)))
-            if line is not None:
-                members.append(Member(seen, line, share / len(asked)))
+    def _model(self, params: Mapping[str, Any], trees: Trees, line: Linear | None) -> BoostedModel:
+        """Trees and a linear model as one."""
+        seen, share = self._columns(params), params.get("linear_share", 0.0)
+        members = [Member(seen, trees, 1.0 - share)]
+        if line is not None:
+            members.append(Member(seen, line, share))
         columns = self._choosing.features.columns
         return BoostedModel(self._plan, columns, self._task.task_type, members, self._classes)
 
@@ -291,28 +265,6 @@ class BoostedNodes(Learner):
             if varied(labels[each.train]) and varied(labels[each.held]):
                 found.append(each)
         return found
-
-
-def _together(
-    params: Mapping[str, Any], number: int, earlier: Sequence[FrozenTrial], higher: bool
-) -> list[Mapping[str, Any]]:
-    """A trial's settings, and those it is averaged with: what the best trial before it had.
-
-    Good settings join one after another: forward selection as in Caruana et al., Ensemble selection from libraries of
-    models (ICML 2004).
-    """
-    before = [each for each in earlier if each.number < number and each.params]
-    if not params.get("with_best") or not before:
-        return [params]
-    sign = 1.0 if higher else -1.0
-    best = max(before, key=lambda each: (sign * (each.value or 0.0), -each.number))
-    return [params, *_together(best.params, best.number, before, higher)][:MOST_MEMBERS]
-
-
-def members_of(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The settings of each of the trees whose predictions are averaged."""
-    found: list[Mapping[str, Any]] = params.get("members") or [params]
-    return found
 
 
 @dataclass(frozen=True)
