@@ -23,7 +23,7 @@ help: ## list the targets
 wanted = { cat pyproject.toml constraints.txt; echo "$(EXTRAS) $(CURDIR)"; "$(PYTHON)" --version; } | cksum
 # Whether the environment can hold packages, and whether those that matter are whole.
 usable = $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' && $(BIN)/python -m pip --version
-whole  = $(BIN)/python -c 'import tuneloop, torch, sentence_transformers, mlflow, optuna, dbos, ibis, duckdb, lightgbm, torch_geometric, torch_frame, pytest, psycopg'
+whole  = $(BIN)/python -c 'import tuneloop, torch, sentence_transformers, mlflow, optuna, dbos, ibis, duckdb, lightgbm, sklearn, torch_geometric, torch_frame, pytest, psycopg'
 get    = $(BIN)/python -m pip install --constraint constraints.txt --editable ".[$(EXTRAS)]"
 
 install: ## make .venv, or bring an older one up to date
