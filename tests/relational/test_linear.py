@@ -55,6 +55,8 @@ def test_lines_learn_are_read_again_and_say_from_what(task_type: NodeTaskType, t
         assert found.min() >= 0 and found.max() <= 1
     if task_type == "multiclass_classification":
         np.testing.assert_allclose(found.sum(axis=1), 1)
+    alone = np.concatenate([line.predict(test.values[place : place + 1]) for place in range(20)])
+    np.testing.assert_array_equal(alone, found[:20])  # whatever stands beside them
     line.save(tmp_path / "line.safetensors")
     np.testing.assert_array_equal(Linear.load(tmp_path / "line.safetensors", task_type).predict(test.values), found)
     importances = line.importances()

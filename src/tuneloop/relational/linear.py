@@ -82,7 +82,9 @@ class Linear:
 
     def predict(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Probabilities or numbers, (N,), or (N, O) of classes or several labels."""
-        outputs = (self.scale(values) @ self.weights + self.intercepts).astype(np.float64)
+        scores, weights = self.scale(values), self.weights.astype(np.float64)
+        # Not a matrix product, in which an example's last digits depend on the examples beside it.
+        outputs = np.stack([(scores * each).sum(axis=1) for each in weights.T], axis=1) + self.intercepts
         if self.task_type == "regression":
             return outputs[:, 0]
         found: NDArray[np.float64] = expit(outputs)
