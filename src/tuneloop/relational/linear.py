@@ -84,7 +84,8 @@ class Linear:
         """Probabilities or numbers, (N,), or (N, O) of classes or several labels."""
         scores, weights = self.scale(values), self.weights.astype(np.float64)
         # Not a matrix product, in which an example's last digits depend on the examples beside it.
-        outputs = np.stack([(scores * each).sum(axis=1) for each in weights.T], axis=1) + self.intercepts
+        outputs: NDArray[np.float64] = np.stack([(scores * each).sum(axis=1) for each in weights.T], axis=1)
+        outputs += self.intercepts
         if self.task_type == "regression":
             return outputs[:, 0]
         found: NDArray[np.float64] = expit(outputs)

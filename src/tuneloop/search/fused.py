@@ -24,7 +24,7 @@ from transformers.activations import GELUActivation
 
 from tuneloop.search.lanes import Lanes
 from tuneloop.search.layers import find_layers
-from tuneloop.search.tokens import TokenTable
+from tuneloop.search.tokens import TokenTable, places
 
 # Tokens of one forward pass, at most: the more, the fewer operations there are to begin.
 PASS_TOKENS = 4096
@@ -707,9 +707,7 @@ def _sliced(states: Tensor) -> Source:
 
 def _places(tokens: TokenTable, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
     """Where in the table the tokens of rows lie, one after the other."""
-    return torch.from_numpy(
-        np.repeat(tokens.starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-    )
+    return torch.from_numpy(places(tokens.starts, rows, lengths))
 
 
 @cache

@@ -65,7 +65,7 @@ class Propensity:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Results of equal relevance: P pairs of indices of results, (P,) each.
+    """Results of equal relevance, one of them clicked: P pairs of indices of results, (P,) each.
 
     `gap` is the difference of their scores, in units of the mean one, and `weight` what a pair counts.
     """
@@ -74,9 +74,6 @@ class _Pairs:
     second: Indices
     gap: Floats
     weight: Floats
-
-    def keep(self, mask: NDArray[np.bool_]) -> _Pairs:
-        return _Pairs(self.first[mask], self.second[mask], self.gap[mask], self.weight[mask])
 
 
 def estimate(sessions: Sessions, score: Floats, *, seed: int = 0) -> Propensity:
@@ -88,10 +85,12 @@ def estimate(sessions: Sessions, score: Floats, *, seed: int = 0) -> Propensity:
         seed: of which sessions with the same query are compared.
     """
     same, near = _same_item(sessions, np.random.default_rng(seed)), _near_scores(sessions, score)
-    first, second = np.concatenate([same.first, near.first]), np.concatenate([same.second, near.second])
     pairs = _Pairs(
-        first, second, np.concatenate([same.gap, near.gap]), np.concatenate([same.weight, near.weight])
-    ).keep(sessions.clicked[first] | sessions.clicked[second])
+        np.concatenate([same.first, near.first]),
+        np.concatenate([same.second, near.second]),
+        np.concatenate([same.gap, near.gap]),
+        np.concatenate([same.weight, near.weight]),
+    )
     query = np.unique(sessions.query[sessions.session[pairs.first]], return_inverse=True)[1]
     if query.max(initial=-1) + 1 < MIN_QUERIES:
         return Propensity()
@@ -111,8 +110,10 @@ def _same_item(sessions: Sessions, rng: np.random.Generator) -> _Pairs:
     found = []
     for apart in range(1, REACH + 1):
         first, second = row[:-apart], row[apart:]
-        equal = (key[apart:] == key[:-apart]) & (sessions.position[first] != sessions.position[second])
-        found.append(np.stack([first, second])[:, equal & (session[first] != session[second])])
+        kept = (key[apart:] == key[:-apart]) & (sessions.clicked[first] | sessions.clicked[second])
+        first, second = first[kept], second[kept]
+        apt = (sessions.position[first] != sessions.position[second]) & (session[first] != session[second])
+        found.append(np.stack([first, second])[:, apt])
     pairs = np.concatenate(found, axis=1)
     return _Pairs(pairs[0], pairs[1], np.zeros(pairs.shape[1]), np.ones(pairs.shape[1]))
 
@@ -121,7 +122,7 @@ def _near_scores(sessions: Sessions, score: Floats) -> _Pairs:
     """Results up to `REACH` places apart in a ranking by score, the nearer their scores the heavier."""
     session = sessions.session
     ranked, step, coarse = _rankings(sessions, score)
-    found = []
+    found, gaps, total = [], 0, 0.0
     for apart in range(1, REACH + 1):
         first = np.flatnonzero((session[apart:] == session[:-apart]) & ranked[session[apart:]])
         second = first + apart
@@ -131,9 +132,11 @@ def _near_scores(sessions: Sessions, score: Floats) -> _Pairs:
         place = sessions.position[first]
         variation = np.minimum(_variation(gap, place), _variation(gap / step[session[first]], place))
         weight = np.maximum(0, 1 - gap / (BANDWIDTH * _mean(gap, place))) * (variation >= MIN_VARIATION)
-        found.append((first, second, gap, weight))
+        gaps, total = gaps + len(gap), total + gap.sum()
+        kept = (weight > 0) & (sessions.clicked[first] | sessions.clicked[second])
+        found.append((first[kept], second[kept], gap[kept], weight[kept]))
     first, second, gap, weight = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _Pairs(first, second, gap / gap.mean() if len(gap) else gap, weight).keep(weight > 0)
+    return _Pairs(first, second, gap / (total / gaps) if gaps else gap, weight)
 
 
 def _rankings(sessions: Sessions, score: Floats) -> tuple[NDArray[np.bool_], Floats, NDArray[np.bool_]]:

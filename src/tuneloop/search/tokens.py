@@ -23,7 +23,7 @@ class TokenTable:
 
     Attributes:
         starts: (N + 1,) int64.
-        features: by the tokeniser's names, such as `input_ids`, each (T,) int64.
+        features: by the tokeniser's names, such as `input_ids`, each (T,) int32.
         queries: the first so many texts are queries, the others documents.
         extras: what else the model wants to be told, for each side.
         padding: the value that fills each feature.
@@ -32,7 +32,7 @@ class TokenTable:
     """
 
     starts: NDArray[np.int64]
-    features: dict[str, NDArray[np.int64]]
+    features: dict[str, NDArray[np.int32]]
     queries: int
     extras: dict[str, dict[str, Any]]
     padding: dict[str, int]
@@ -60,19 +60,24 @@ class TokenTable:
         lengths = np.minimum(self.lengths[rows], max_length or np.iinfo(np.int64).max)
         if self.flat:
             offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-            place = np.repeat(self.starts[rows] - offsets, lengths) + np.arange(lengths.sum())
-            flat = {name: torch.from_numpy(values[place]) for name, values in self.features.items()}
+            place = places(self.starts, rows, lengths)
+            flat = {name: torch.from_numpy(values[place].astype(np.int64)) for name, values in self.features.items()}
             return {**self.extras[side], **flat, "offsets": torch.from_numpy(offsets)}, torch.from_numpy(place)
         longest = int(lengths.max(initial=1))
         column = np.arange(longest)[None, :] - (longest - lengths[:, None] if self.pad_left else 0)
         real = (column >= 0) & (column < lengths[:, None])  # (B, L)
         place = np.where(real, self.starts[rows][:, None] + column, 0)
         padded = {
-            name: torch.from_numpy(np.where(real, values[place], self.padding[name]))
+            name: torch.from_numpy(np.where(real, values[place], self.padding[name]).astype(np.int64))
             for name, values in self.features.items()
         }
         mask = torch.from_numpy(real.astype(np.int64))
         return {**self.extras[side], **padded, "attention_mask": mask}, torch.from_numpy(place)
+
+
+def places(starts: NDArray[np.int64], rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the first so many tokens of each of some texts lie, one text after the other, (T,)."""
+    return np.repeat(starts[rows] - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
 def tokenize(
@@ -83,33 +88,37 @@ def tokenize(
     Raises:
         UnsupportedModel: the model's first module does not turn texts into tokens.
     """
-    pieces: list[dict[str, NDArray[np.int64]]] = [{} for _ in texts]
+    pieces: list[tuple[NDArray[np.int64], dict[str, NDArray[np.int32]]]] = []
+    lengths = np.zeros(len(texts), np.int64)
     extras: dict[str, dict[str, Any]] = {side: {} for side in SIDES}
     flat = False
     for side, rows in zip(SIDES, (range(queries), range(queries, len(texts))), strict=True):
         prompt = side_prompt(model, side)
-        by_length = sorted(rows, key=lambda row: len(texts[row]))
+        by_length = np.array(sorted(rows, key=lambda row: len(texts[row])), np.int64)
         for start in range(0, len(by_length), CHUNK):
             check()
             chunk = by_length[start : start + CHUNK]
             features = model.preprocess([texts[row] for row in chunk], prompt=prompt, task=side)
             flat = "offsets" in features
             extras[side] = {key: value for key, value in features.items() if not isinstance(value, Tensor)}
-            for row, piece in zip(chunk, _pieces(features), strict=True):
-                pieces[row] = piece
-    names = list(pieces[0]) if pieces else ["input_ids"]
-    starts = np.concatenate([[0], np.cumsum([len(piece["input_ids"]) for piece in pieces])]).astype(np.int64)
-    columns = {
-        name: np.concatenate([piece[name] for piece in pieces]) if pieces else np.zeros(0, np.int64) for name in names
-    }
+            lengths[chunk], values = _without_padding(features)
+            pieces.append((chunk, values))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    names = list(pieces[0][1]) if pieces else ["input_ids"]
+    columns = {name: np.zeros(starts[-1], np.int32) for name in names}
+    while pieces:
+        chunk, values = pieces.pop()
+        at = places(starts, chunk, lengths[chunk])
+        for name in names:
+            columns[name][at] = values[name]
     tokenizer = model.tokenizer
     padding = dict.fromkeys(names, 0) | {"input_ids": getattr(tokenizer, "pad_token_id", None) or 0}
     pad_left = getattr(tokenizer, "padding_side", "right") == "left"
     return TokenTable(starts, columns, queries, extras, padding, pad_left, flat)
 
 
-def _pieces(features: dict[str, Any]) -> list[dict[str, NDArray[np.int64]]]:
-    """The features of each text by itself, without padding."""
+def _without_padding(features: dict[str, Any]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int32]]]:
+    """The length of each text, and the features of all of them, one after the other."""
     tensors = {name: value.numpy() for name, value in features.items() if isinstance(value, Tensor)}
     if "input_ids" not in tensors or not {"offsets", "attention_mask"} & set(tensors):
         raise UnsupportedModel(
@@ -117,7 +126,9 @@ def _pieces(features: dict[str, Any]) -> list[dict[str, NDArray[np.int64]]]:
             f"{', '.join(sorted(features)) or 'nothing'}): choose a sentence-transformers text model"
         )
     if "offsets" in tensors:
-        return [{"input_ids": ids} for ids in np.split(tensors["input_ids"], tensors["offsets"][1:])]
+        ids = tensors["input_ids"]
+        return np.diff(tensors["offsets"], append=len(ids)), {"input_ids": ids.astype(np.int32)}
     mask = tensors.pop("attention_mask").astype(bool)
-    tensors = {name: value for name, value in tensors.items() if value.shape == mask.shape}
-    return [{name: value[row][real] for name, value in tensors.items()} for row, real in enumerate(mask)]
+    return mask.sum(axis=1), {
+        name: value[mask].astype(np.int32) for name, value in tensors.items() if value.shape == mask.shape
+    }
