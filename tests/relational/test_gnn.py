@@ -93,6 +93,16 @@ def test_a_sign_in_the_rows_is_learnt_and_reported_epoch_by_epoch(tmp_path: Path
     assert listener.reported[-1]["train_loss"] < listener.reported[0]["train_loss"]
 
 
+def test_features_tell_what_the_rows_that_are_read_do_not(tmp_path: Path) -> None:
+    """The label follows from three purchases, of which the network sees the last."""
+    document, values = write_task(tmp_path, lambda price: int(price > 47)), {}
+    for features in (False, True):
+        (tmp_path / str(features)).mkdir()
+        run, _, _ = learnt(document, tmp_path / str(features), fan_out=1, hops=1, epochs=8, features=features)
+        values[features] = run.value
+    assert values[True] > values[False] + 0.05
+
+
 @pytest.mark.parametrize(
     ("task", "label", "shape"),
     [

@@ -87,7 +87,7 @@ class BoostedNodes(Learner):
         everything = _joined(choosing + (self._fresh_and_aged() if self._ages else []))
         watcher.progress("computing features")
         watcher.check()
-        features = compute_features(self._plan, self._dataset, self._data, everything, self._labelled())
+        features = compute_features(self._plan, self._dataset, self._data, everything, self._folds.labelled)
         watcher.log(f"{len(features.columns)} features of {len(everything)} examples")
         sheet = _Rows(features, labels_of(self._task, everything, self._classes), everything.times)
         count = sum(map(len, choosing))
@@ -243,13 +243,6 @@ class BoostedNodes(Learner):
         return BoostedModel(self._plan, columns, self._task.task_type, members, self._classes)
 
     # -- the examples
-
-    def _labelled(self) -> Examples:
-        """All whose labels are known: a test split need not have any."""
-        folds = self._folds
-        if folds.test is not None and folds.test.labels is None:
-            return folds.train + folds.validation
-        return folds.labelled
 
     def _fresh_and_aged(self) -> list[Examples]:
         """What the last fit learns from: validation examples that see all before them, and all as old as the test's."""

@@ -18,8 +18,7 @@ from torch import Tensor
 from tuneloop.errors import InvalidInput
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.gnn_nodes import ages_of
-from tuneloop.relational.graph import Graph
+from tuneloop.relational.graph import ALWAYS, Graph, Ints
 from tuneloop.relational.learner import DEFAULT_OPTIONS, Fitted, Folds, Learner, Links, Options, Run, Watcher
 from tuneloop.relational.link_network import LinkNetwork
 from tuneloop.relational.link_rows import find_link_table, rounding
@@ -212,7 +211,7 @@ class GnnLinks(Learner):
 
     def _trainer(self, place: LinkPlace, seed: int, watcher: Watcher) -> LinkTrainer:
         metric, k = self._task.evaluation_metric, self._task.k
-        return LinkTrainer(place, metric, k, ages_of(self._folds), seed=seed, watcher=watcher)
+        return LinkTrainer(place, metric, k, _ages(self._folds), seed=seed, watcher=watcher)
 
     def _fitted(self, params: Mapping[str, Any], network: LinkNetwork) -> GnnLinksFitted:
         weights = {name: each.detach().clone() for name, each in network.state_dict().items()}
@@ -248,3 +247,11 @@ def _most_linked(graph: Graph, until: int) -> tuple[str, ...]:
             counts += np.bincount(parents[parents >= 0], minlength=len(counts))
     chosen = np.sort(np.argsort(-counts[:there], kind="stable")[:MAX_KNOWN])
     return tuple(pc.cast(graph.target_keys.take(pa.array(chosen)), pa.string()).to_pylist())
+
+
+def _ages(folds: Folds) -> Ints:
+    """How old what is known is, microseconds, as with the validation examples."""
+    times = folds.validation.times.astype("datetime64[us]").astype(np.int64)
+    cuts = folds.validation.cuts.astype("datetime64[us]").astype(np.int64)
+    dated = (times != ALWAYS) & (cuts != ALWAYS)
+    return (times - cuts)[dated] if dated.any() else np.zeros(1, np.int64)

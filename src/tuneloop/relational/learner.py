@@ -85,9 +85,9 @@ class Folds:
 
     @property
     def labelled(self) -> Examples:
-        """All of them: their labels are rows too, known when their horizon has passed."""
+        """All whose labels are known: these are rows too, known when their horizon has passed."""
         found = self.train + self.validation
-        return found if self.test is None else found + self.test
+        return found if self.test is None or self.test.labels is None else found + self.test
 
 
 @dataclass(frozen=True)

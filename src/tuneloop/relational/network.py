@@ -1,4 +1,8 @@
-"""A heterogeneous GraphSAGE over sampled rows (Hamilton et al. 2017; PyTorch Geometric's layers)."""
+"""A heterogeneous GraphSAGE over sampled rows (Hamilton et al. 2017; PyTorch Geometric's layers).
+
+Beside the rows it may read features of an example, both directly and along with what it makes of the rows (Cheng et
+al., Wide & Deep Learning for Recommender Systems, 2016).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ from tuneloop.relational.sampler import Nodes, Sampled
 
 COLUMN_CHANNELS = 8  # of each column, before all of a row are mixed
 SCALES = 6
+FEATURE_DROPOUT = 0.5  # there may be hundreds, many of which say nearly the same
 _DAY = 86_400_000_000.0
 EdgeType = tuple[str, str, str]
 
@@ -108,6 +113,7 @@ class Network(nn.Module):
         outputs: how many numbers are predicted.
         dropout: of nodes' channels.
         anonymity: how often in training an entity's own row is hidden: few entities would be known by it.
+        features: how many of an example are read beside the rows.
     """
 
     def __init__(
@@ -122,6 +128,7 @@ class Network(nn.Module):
         outputs: int,
         dropout: float,
         anonymity: float,
+        features: int = 0,
     ) -> None:
         super().__init__()
         #: What a table is called here: tables may be called what modules cannot.
@@ -148,6 +155,12 @@ class Network(nn.Module):
             nn.Linear(channels * (hops + 1) + example, channels), nn.LayerNorm(channels), nn.ReLU(), nn.Dropout(dropout)
         )
         self.head = nn.Linear(channels, outputs)
+        self.deep = self.wide = None
+        if features:
+            self.deep = nn.Sequential(nn.Dropout(FEATURE_DROPOUT), nn.Linear(features, channels))
+            direct = nn.Linear(features, outputs)
+            nn.init.zeros_(direct.weight)
+            self.wide = nn.Sequential(nn.Dropout(FEATURE_DROPOUT), direct)
 
     def edge_types(self) -> list[EdgeType]:
         """The kinds of edges: of each foreign key downwards and upwards."""
@@ -158,7 +171,7 @@ class Network(nn.Module):
         return found
 
     def forward(
-        self, sampled: Sampled, tables: Mapping[str, Encoded], times: Ints, cuts: Ints
+        self, sampled: Sampled, tables: Mapping[str, Encoded], times: Ints, cuts: Ints, features: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Outputs, (B, O), and embeddings, (B, C), of a batch.
 
@@ -167,9 +180,10 @@ class Network(nn.Module):
             tables: all rows as tensors.
             times: of the examples, (B,), microseconds.
             cuts: of the examples, (B,), microseconds.
+            features: of the examples, (B, F).
         """
         example = self.example(times, cuts)
-        return self.hear(sampled, self.begin(sampled, tables, times, cuts, example), example)
+        return self.hear(sampled, self.begin(sampled, tables, times, cuts, example), example, features)
 
     def begin(
         self, sampled: Sampled, tables: Mapping[str, Encoded], times: Ints, cuts: Ints, example: Tensor
@@ -180,7 +194,9 @@ class Network(nn.Module):
             for name, nodes in sampled.nodes.items()
         }
 
-    def hear(self, sampled: Sampled, hidden: dict[str, Tensor], example: Tensor) -> tuple[Tensor, Tensor]:
+    def hear(
+        self, sampled: Sampled, hidden: dict[str, Tensor], example: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Outputs and embeddings of the entities, after what nodes know has come to them."""
         batch = len(example)
         root = self.names[self._entity]
@@ -192,8 +208,12 @@ class Network(nn.Module):
             targets = {name: hidden[name][: each[deepest - 1]] for name, each in ends.items()}
             hidden = layer(hidden, targets, edges)
             seen.append(hidden[root][:batch])
-        embedded: Tensor = self.neck(torch.cat([*seen, example], 1))
-        return self.head(embedded), embedded
+        known = self.neck[0](torch.cat([*seen, example], 1))
+        if features is None or self.deep is None or self.wide is None:
+            embedded: Tensor = self.neck[1:](known)
+            return self.head(embedded), embedded
+        embedded = self.neck[1:](known + self.deep(features))
+        return self.head(embedded) + self.wide(features), embedded
 
     def example(self, times: Ints, cuts: Ints) -> Tensor:
         """How stale what is known is, and the season, (B, E)."""

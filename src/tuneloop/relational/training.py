@@ -22,7 +22,7 @@ from tuneloop.relational.sampler import Sampled, Sampler
 from tuneloop.relational.targets import Target
 from tuneloop.relational.world import Seeds, World
 
-MIN_STEPS, MAX_STEPS = 12, 200  # of an epoch: few examples are met more than once, each time with another age
+MIN_STEPS, MAX_STEPS = 12, 200  # of an epoch: few examples are met more than once
 AVERAGED = 0.97  # of the weights a step before
 WARM_UP = 20  # steps
 CHECK_SECONDS = 1.0
@@ -164,8 +164,8 @@ class Trainer:
         metric: what decides which epoch is best.
         maximise: whether a larger value of it is better.
         params: as `tuneloop.relational.gnn_nodes` names them.
-        ages: how old what is known may be in training, microseconds; drawn anew in each epoch.
-        seed: of weights, order, ages and neighbours.
+        features: how many are read beside the rows.
+        seed: of weights, order and neighbours.
         watcher: whoever waits.
     """
 
@@ -176,18 +176,18 @@ class Trainer:
         metric: str,
         maximise: bool,
         params: Mapping[str, Any],
-        ages: Ints,
+        features: int,
         *,
         seed: int,
         watcher: Watcher,
     ) -> None:
         self._world, self._target, self._metric, self._maximise = world, target, metric, maximise
-        self._params, self._ages, self._seed, self._watcher = params, ages, seed, watcher
+        self._params, self._seed, self._watcher = params, seed, watcher
         self._sampler = make_sampler(world, params)
         self._pulse = Pulse(watcher)
         self._rng = np.random.default_rng([seed, 7])
         torch.manual_seed(seed)
-        self._weights = Weights(lambda: make_network(world, target.outputs, params), params)
+        self._weights = Weights(lambda: make_network(world, target.outputs, params, features), params)
 
     @one_thread()
     def run(self, train: Lesson, validation: Lesson | None, epochs: int) -> tuple[Network, int]:
@@ -217,10 +217,10 @@ class Trainer:
         total, outputs = 0.0, []
         self._weights.network.train()
         for number, at in enumerate(steps):
-            seeds = train.seeds.take(at).aged(self._rng.choice(self._ages, len(at)))
+            seeds = train.seeds.take(at)
             seed = self._seed * 1_000_003 + epoch * 1_009 + number
             sampled = self._sampler.sample(seeds.rows, seeds.hashes, seeds.times, seeds.limits, seed=seed)
-            found, _ = self._weights.network(sampled, self._world.tables, seeds.times, seeds.cuts)
+            found, _ = self._weights.network(sampled, self._world.tables, seeds.times, seeds.cuts, seeds.features)
             weights = torch.from_numpy(train.weights[at])
             loss = (self._target.loss(found, train.numbers[at]) * weights).sum() / weights.sum()
             rate = self._weights.step(loss, len(steps))
@@ -247,7 +247,7 @@ def make_sampler(world: World, params: Mapping[str, Any]) -> Sampler:
     return Sampler(world.graph, fan_outs, params["strategy"])
 
 
-def make_network(world: World, outputs: int, params: Mapping[str, Any]) -> Network:
+def make_network(world: World, outputs: int, params: Mapping[str, Any], features: int) -> Network:
     """A network as it starts."""
     return Network(
         world.reading.encoding,
@@ -259,6 +259,7 @@ def make_network(world: World, outputs: int, params: Mapping[str, Any]) -> Netwo
         outputs=outputs,
         dropout=params["dropout"],
         anonymity=params["anonymity"],
+        features=features,
     )
 
 
@@ -280,7 +281,7 @@ def apply(
     outputs, embeddings = [], []
     for seeds, sampled in found:
         pulse()
-        each, embedded = network(sampled, world.tables, seeds.times, seeds.cuts)
+        each, embedded = network(sampled, world.tables, seeds.times, seeds.cuts, seeds.features)
         outputs.append(each)
         embeddings.append(embedded)
     return torch.cat(outputs), torch.cat(embeddings)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.encoders import Encoded, TableEncoding, choose_columns, encode, fit_encoding
@@ -78,13 +80,14 @@ class World:
         """The same rows, seen from what entities may be linked to."""
         return World(self.reading, self.graph.turned(), self.tables)
 
-    def seeds(self, examples: Examples) -> Seeds:
-        """Examples as the sampler takes them."""
+    def seeds(self, examples: Examples, features: Tensor | None = None) -> Seeds:
+        """Examples as the sampler takes them, and their features (N, F), if any."""
         times = examples.times.astype("datetime64[us]").astype(np.int64)
         cuts = examples.cuts.astype("datetime64[us]").astype(np.int64)
         limits = np.where(cuts == ALWAYS, NEVER - 1, cuts)
         dated = np.where(times == ALWAYS, self.reading.now, times)
-        return Seeds(self.graph.find(examples.keys), hash_keys(examples.keys), dated, np.minimum(limits, dated), limits)
+        rows, hashes = self.graph.find(examples.keys), hash_keys(examples.keys)
+        return Seeds(rows, hashes, dated, np.minimum(limits, dated), limits, features)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Seeds:
         times: when predictions are made, (N,), microseconds.
         cuts: from when ages count, (N,), microseconds.
         limits: no later row is seen, (N,): the cut-offs, where there are any.
+        features: what a network reads beside the rows, (N, F).
     """
 
     rows: Ints
@@ -104,18 +108,20 @@ class Seeds:
     times: Ints
     cuts: Ints
     limits: Ints
+    features: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, at: Ints) -> Seeds:
         """Some of them."""
-        return Seeds(self.rows[at], self.hashes[at], self.times[at], self.cuts[at], self.limits[at])
+        features = None if self.features is None else self.features[torch.from_numpy(at)]
+        return Seeds(self.rows[at], self.hashes[at], self.times[at], self.cuts[at], self.limits[at], features)
 
     def aged(self, ages: Ints) -> Seeds:
         """As a database that ended so long before their times, or at their cut-offs, would show them."""
         limits = np.minimum(self.limits, self.times - ages)
-        return Seeds(self.rows, self.hashes, self.times, limits, limits)
+        return replace(self, cuts=limits, limits=limits)
 
 
 def learn_reading(
