@@ -6,8 +6,9 @@ benchmark rel-f1, under two protocols that are never mixed:
   rolling   as a service runs: an example dated t sees every row dated at or before t
 
 For each task and protocol one search chooses settings on the validation split; they are then fitted on train and
-validation with several seeds, and the test split is measured: mean and spread. After them, unless some of them are
-asked for alone, links (relational_links.py) and growth (relational_growth.py).
+validation with several seeds, and the test split is measured: mean and spread. The boosted learner does them all, the
+graph learner the frozen ones. After them, unless some are asked for alone, links (relational_links.py) and growth
+(relational_growth.py).
 
     python benchmarks/relational.py [--learner NAME] [--only TASK …] [--protocol …] [--quick] [--json FILE]
 """
@@ -81,29 +82,32 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--learner", default="boosted", help="who learns; figures of others bear the name in front")
+    parser.add_argument("--learner", help="who learns, alone; figures of others than boosted begin with its name")
     parser.add_argument("--only", nargs="+", choices=TASKS, metavar="TASK", help="only these tasks")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="only these protocols")
     parser.add_argument("--quick", action="store_true", help="one task, a short search, one seed")
     arguments = parser.parse_args()
     folder = need("f1")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    everything = not (arguments.only or arguments.quick) and arguments.protocol == PROTOCOLS
+    everything = not (arguments.only or arguments.quick or arguments.learner) and arguments.protocol == PROTOCOLS
     names = arguments.only or (["driver-top3"] if arguments.quick else list(TASKS))
     protocols = ["rolling"] if arguments.quick and arguments.protocol == PROTOCOLS else arguments.protocol
     figures: dict[str, float] = {}
     runs: list[dict[str, Any]] = []
-    for protocol in protocols:
+    cases = [(arguments.learner or "boosted", protocol) for protocol in protocols]
+    if everything:
+        cases.append(("gnn", "frozen"))
+    for learner, protocol in cases:
         for name in names:
             with opened_case(folder, name, protocol) as case:
-                row = run(case, arguments.learner, quick=arguments.quick)
+                row = run(case, learner, quick=arguments.quick)
             runs.append(row)
-            prefix = "" if arguments.learner == "boosted" else f"{arguments.learner}_"
+            prefix = "" if learner == "boosted" else f"{learner}_"
             figures[f"{prefix}{protocol}_{name}"] = row["mean"]
             console.print({key: value for key, value in row.items() if key != "tried"})
             write_json(arguments.json, figures=figures, runs=runs)
     show(runs)
-    if everything and arguments.learner == "boosted":
+    if everything:
         for measured in (measure_shop, measure_growth):
             more_figures, more_runs = measured()
             figures |= more_figures
@@ -197,12 +201,13 @@ def test(case: Case, model: Fitted) -> float:
 
 
 def show(runs: list[dict[str, Any]]) -> None:
-    table = Table("protocol", "task", "published", "ours", "validation", "seconds", title="test splits of rel-f1")
+    columns = "learner", "protocol", "task", "published", "ours", "validation", "seconds"
+    table = Table(*columns, title="test splits of rel-f1")
     for row in runs:
         published = PUBLISHED[f"{row['protocol']} {row['task']}"]
         ours = f"{row['mean']:.2f} ± {row['spread']:.2f}"
-        validation = f"{row['validation']:.2f}"
-        table.add_row(row["protocol"], row["task"], published, ours, validation, f"{row['search_seconds']:.0f}")
+        measured = published, ours, f"{row['validation']:.2f}", f"{row['search_seconds']:.0f}"
+        table.add_row(row["learner"], row["protocol"], row["task"], *measured)
     console.print(table)
 
 
