@@ -5,13 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 import pytest
+
+from tuneloop.service.mlflow_server import prepare_database
 
 START_SECONDS = 120
 CODE = """
@@ -20,6 +24,24 @@ from tuneloop.service import mlflow_server
 from tuneloop.settings import Settings
 mlflow_server.run(Settings(_env_file=None, data_dir=sys.argv[1], mlflow_port=int(sys.argv[2])))
 """
+
+
+def lay_database(data_dir: Path) -> None:
+    """Give a data folder that is not there yet the database that MLflow's first start makes in seconds.
+
+    Tests of the first start do without.
+    """
+    if not data_dir.exists():
+        (data_dir / "mlflow").mkdir(parents=True)
+        (data_dir / "mlflow" / "mlflow.sqlite").write_bytes(_new_database())
+
+
+@cache
+def _new_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mlflow.sqlite"
+        prepare_database(path)
+        return path.read_bytes()
 
 
 def free_port() -> int:
@@ -131,6 +153,7 @@ def mlflow_uri(mlflow_server: MlflowServer) -> str:
 @pytest.fixture
 def own_mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
     """An MLflow server of this test's own, to kill and to start again."""
+    lay_database(tmp_path / "mlflow-data")
     with MlflowServer(tmp_path / "mlflow-data") as server:
         yield server
 

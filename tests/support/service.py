@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from support.mlflow import lay_database
 from tuneloop.service.lifeline import Lifeline
 
 PATIENCE = 240.0  # seconds; what is awaited comes sooner, even where others take the processors
@@ -52,14 +53,19 @@ class Service:
     `url` and `mlflow_url` are its addresses, `http` a client for `url`; `output` is what it printed.
     """
 
-    def __init__(self, folder: Path, *, command: str = "up", **settings: Any) -> None:
-        """`settings` are fields of `Settings`; ports are chosen, the data folder is `{folder}/data`."""
+    def __init__(self, folder: Path, *, command: str = "up", new: bool = False, **settings: Any) -> None:
+        """`settings` are fields of `Settings`; ports are chosen, the data folder is `{folder}/data`.
+
+        That folder has MLflow's database already, unless the service is to begin from nothing, as `new`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.command = command
         port, mlflow_port = free_ports(2)
         self.settings = {"data_dir": folder / "data", "port": port, "mlflow_port": mlflow_port, **settings}
         self.data_dir = Path(self.settings["data_dir"])
+        if not new and self.data_dir == folder / "data":
+            lay_database(self.data_dir)
         self.url = f"http://127.0.0.1:{self.settings['port']}"
         self.mlflow_url = self.settings.get("mlflow_tracking_uri") or f"http://127.0.0.1:{self.settings['mlflow_port']}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
@@ -213,7 +219,7 @@ def is_alive(process: psutil.Process) -> bool:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One running service for all tests that leave it well."""
-    running = Service(tmp_path_factory.mktemp("service"))
+    running = Service(tmp_path_factory.mktemp("service"), new=True)
     try:
         yield running.start()
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.mlflow import MlflowServer
+from support.mlflow import MlflowServer, lay_database
 from support.service import Service, wait_until
 
 TASKS = "/api/v1/fine-tuning/task"
@@ -79,6 +79,7 @@ def running(request, tmp_path_factory):
     shutil.copy(Path(__file__).parents[1] / "support" / "probe_method.py", folder / "plugins" / "probe.py")
     settings, mlflow = {"plugins": folder / "plugins"}, None
     if request.param == "servers":
+        lay_database(folder / "own-mlflow")
         mlflow = MlflowServer(folder / "own-mlflow")
         mlflow.start()
         settings |= {
