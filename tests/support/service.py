@@ -64,8 +64,7 @@ class Service:
         port, mlflow_port = free_ports(2)
         self.settings = {"data_dir": folder / "data", "port": port, "mlflow_port": mlflow_port, **settings}
         self.data_dir = Path(self.settings["data_dir"])
-        if not new and self.data_dir == folder / "data":
-            lay_database(self.data_dir)
+        self._begins_with_database = not new and self.data_dir == folder / "data"
         self.url = f"http://127.0.0.1:{self.settings['port']}"
         self.mlflow_url = self.settings.get("mlflow_tracking_uri") or f"http://127.0.0.1:{self.settings['mlflow_port']}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
@@ -86,6 +85,8 @@ class Service:
 
     def start(self, *, wait: bool = True) -> Service:
         """Start it; with `wait`, return when all of it is well."""
+        if self._begins_with_database:
+            lay_database(self.data_dir)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tuneloop.cli", self.command],

@@ -167,7 +167,7 @@ class GnnNodes(Learner):
         self._computed: tuple[Wide, Mapping[str, Tensor]] | None = None
 
     def prepare(self, watcher: Watcher) -> None:
-        """Read the tables."""
+        """Read the tables, and compute the features of all training and validation examples."""
         watcher.progress("reading the tables as a graph")
         self._world(self.defaults()["text"])
         watcher.check()
