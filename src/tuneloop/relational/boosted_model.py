@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneloop.errors import InvalidInput
 from tuneloop.relational.boosted import Trees, load_booster
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
@@ -75,8 +74,7 @@ class BoostedModel(Fitted):
         watcher.progress("computing features")
         features = compute_features(self._plan, dataset, data, examples, labelled)
         watcher.check()
-        if [each.name for each in features.columns] != [each.name for each in self._features]:
-            raise InvalidInput("the tables' descriptions are not those that the model was fitted with: fit it again")
+        features.require([each.name for each in self._features])
         return self.predict_features(features.values)
 
     def predict_features(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

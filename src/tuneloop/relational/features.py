@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tuneloop.errors import InvalidInput
 from tuneloop.relational.plan import Measured, Plan, Source
 from tuneloop.relational.schema import Table
 from tuneloop.relational.ways import Step
@@ -49,6 +50,15 @@ class Features:
 
     values: NDArray[np.floating[Any]]
     columns: tuple[Feature, ...]
+
+    def require(self, names: Sequence[str]) -> None:
+        """See that they are those that a model was fitted with.
+
+        Raises:
+            InvalidInput: they are others.
+        """
+        if [each.name for each in self.columns] != list(names):
+            raise InvalidInput("the tables' descriptions are not those that the model was fitted with: fit it again")
 
 
 class Computer:

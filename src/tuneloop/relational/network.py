@@ -27,7 +27,6 @@ from tuneloop.relational.graph import ALWAYS, Ints
 from tuneloop.relational.sampler import Nodes, Sampled
 
 COLUMN_CHANNELS = 8  # of each column, before all of a row are mixed
-SCALES = 6
 FEATURE_DROPOUT = 0.5  # there may be hundreds, many of which say nearly the same
 _DAY = 86_400_000_000.0
 EdgeType = tuple[str, str, str]

@@ -9,7 +9,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tuneloop.errors import InvalidInput
 from tuneloop.relational.features import Features
 from tuneloop.relational.linear import Scale
 from tuneloop.relational.plan import Plan
@@ -40,8 +39,7 @@ class Wide:
         Raises:
             InvalidInput: they are others than those learnt from.
         """
-        if tuple(each.name for each in features.columns) != self.names:
-            raise InvalidInput("the tables' descriptions are not those that the model was fitted with: fit it again")
+        features.require(self.names)
         return torch.from_numpy(self.scale(features.values))
 
     def document(self) -> dict[str, Any]:
