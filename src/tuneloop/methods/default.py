@@ -262,23 +262,13 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
     def prepare(self, snapshot: Snapshot, start_model: Path, context: Context) -> Prepared:
         """Read and split the sessions, tokenise every text once, and measure the start model."""
         from tuneloop.search.cache import PrefixCache
-        from tuneloop.search.data import make_training_data
         from tuneloop.search.encoder import Encoder
         from tuneloop.search.evaluate import Evaluator
-        from tuneloop.search.sessions import read_log
         from tuneloop.search.start import embed_by_start_model
         from tuneloop.search.tokens import tokenize
 
         context.progress("reading the sessions")
-        log = read_log(
-            snapshot.sessions(),
-            snapshot.items(),
-            earlier=snapshot.earlier_sessions(),
-            click_types=self.settings.click_event_types,
-        )
-        training = make_training_data(
-            log, propensity_exponent=self.settings.propensity_exponent, seed=self.settings.seed
-        )
+        training = self._read(snapshot)
         context.progress("tokenising the texts")
         model = self._load(start_model)
         tokens = tokenize(model, training.texts, queries=training.queries, check=context.check)
@@ -389,6 +379,25 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         data: _Data = prepared.data
         page = folder / "before_after.html"
         write_report(page, trained.data, data.training, title=self.meta.name, searches=self.settings.report_searches)
+
+    def _read(self, snapshot: Snapshot) -> TrainingData:
+        """What can be learnt from the sessions; the memory that the rest of the log took is given back."""
+        import pyarrow
+
+        from tuneloop.search.data import make_training_data
+        from tuneloop.search.sessions import read_log
+
+        log = read_log(
+            snapshot.sessions(),
+            snapshot.items(),
+            earlier=snapshot.earlier_sessions(),
+            click_types=self.settings.click_event_types,
+        )
+        training = make_training_data(
+            log, propensity_exponent=self.settings.propensity_exponent, seed=self.settings.seed
+        )
+        pyarrow.default_memory_pool().release_unused()
+        return training
 
     def _embed_fixed_sides(self, encoder: Encoder, context: Context) -> dict[str, Tensor]:
         """What the mode does not train, embedded once for all runs."""

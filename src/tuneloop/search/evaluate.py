@@ -137,6 +137,6 @@ class Evaluator:
         return {"test_loss": total / sessions} if sessions else {}
 
 
-def _parts(count: int, size: int = 65536) -> Iterable[slice]:
+def _parts(count: int, size: int = 4096) -> Iterable[slice]:
     """Slices that cover `count` elements, at least one, so that products of long lists need little memory."""
     return (slice(start, start + size) for start in range(0, max(count, 1), size))
