@@ -5,10 +5,10 @@ benchmark rel-f1, under two protocols that are never mixed:
             choosing, a validation example none after 2005-01-01
   rolling   as a service runs: an example dated t sees every row dated at or before t
 
-For each task and protocol one search chooses settings on the validation split; they are then fitted on train and
-validation with several seeds, and the test split is measured: mean and spread. The boosted learner does them all, the
-graph learner the frozen ones. After them, unless some are asked for alone, links (relational_links.py) and growth
-(relational_growth.py).
+For each task and protocol one search over all learners, as a task does by default, chooses settings on the validation
+split, and how much the best of each counts in a blend. They are then fitted on train and validation with several seeds,
+and the test split is measured: mean and spread, of the blend and of each learner by itself. After them, unless some are
+asked for alone, links (relational_links.py) and growth (relational_growth.py).
 
     python benchmarks/relational.py [--learner NAME] [--only TASK …] [--protocol …] [--quick] [--json FILE]
 """
@@ -16,7 +16,7 @@ graph learner the frozen ones. After them, unless some are asked for alone, link
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,12 @@ from formula1 import TASKS, formula1
 from relational_growth import measure_growth
 from relational_links import measure_shop
 from tuneloop.relational import Dataset
+from tuneloop.relational.blend import combine
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.fitter import make_learners
+from tuneloop.relational.fitter import Fitter, make_learners
 from tuneloop.relational.folds import read_folds
 from tuneloop.relational.judging import value_of
-from tuneloop.relational.learner import Fitted, Folds, Learner, Predictions, Silent, learners_for
+from tuneloop.relational.learner import Folds, Learner, Predictions, Silent, learners_for
 from tuneloop.relational.model import opened, task_of
 from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.search import Search, Tried
@@ -56,7 +57,7 @@ CUTS = {"validation": np.datetime64("2005-01-01", "us"), "test": np.datetime64("
 PROTOCOLS = ("frozen", "rolling")
 SEEDS = 5
 RUNS = RelationalSettings().max_runs  # as a task has by default
-SEARCH_SECONDS = 300  # with the features
+SEARCH_SECONDS = 240  # with the features
 QUICK_SECONDS = 80
 WATCHER = Silent()
 console = Console()
@@ -78,11 +79,16 @@ class Case:
         value = value_of(task, task.evaluation_metric, examples, predictions, ())
         return 100 * value if task.maximise else value
 
+    def test_value(self, predictions: Predictions) -> float:
+        """The same of the test split, which has decided nothing."""
+        assert self.folds.test is not None
+        return self.value(self.folds.test, predictions)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--learner", help="who learns, alone; figures of others than boosted begin with its name")
+    parser.add_argument("--learner", nargs="+", metavar="NAME", help="only these learners")
     parser.add_argument("--only", nargs="+", choices=TASKS, metavar="TASK", help="only these tasks")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, help="only these protocols")
     parser.add_argument("--quick", action="store_true", help="one task, a short search, one seed")
@@ -94,17 +100,15 @@ def main() -> None:
     protocols = ["rolling"] if arguments.quick and arguments.protocol == PROTOCOLS else arguments.protocol
     figures: dict[str, float] = {}
     runs: list[dict[str, Any]] = []
-    cases = [(arguments.learner or "boosted", protocol) for protocol in protocols]
-    if everything:
-        cases.append(("gnn", "frozen"))
-    for learner, protocol in cases:
+    for protocol in protocols:
         for name in names:
             with opened_case(folder, name, protocol) as case:
-                row = run(case, learner, quick=arguments.quick)
-            runs.append(row)
-            prefix = "" if learner == "boosted" else f"{learner}_"
-            figures[f"{prefix}{protocol}_{name}"] = row["mean"]
-            console.print({key: value for key, value in row.items() if key != "tried"})
+                rows = run(case, arguments.learner, quick=arguments.quick)
+            runs += rows
+            for row in rows:
+                prefix = "" if row["learner"] == "all" else f"{row['learner']}_"
+                figures[f"{prefix}{protocol}_{name}"] = row["mean"]
+                console.print(f"{protocol} {name}, {row['learner']}: {words(row)}, {row['runs']} runs")
             write_json(arguments.json, figures=figures, runs=runs)
     show(runs)
     if everything:
@@ -128,50 +132,46 @@ def opened_case(folder: Path, name: str, protocol: str) -> Iterator[Case]:
         yield Case(name, protocol, dataset, data, folds)
 
 
-def run(case: Case, name: str, *, quick: bool) -> dict[str, Any]:
-    """One search, and its settings with each seed."""
+def run(case: Case, names: Sequence[str] | None, *, quick: bool) -> list[dict[str, Any]]:
+    """One search, and with each seed the settings it found: what they come to together, and each learner by itself."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tuneloop-benchmark-") as work:
-        kind = learners_for(case.dataset)[name]
-        learners = make_learners(case.dataset, case.data, case.folds, {name: kind}, seed=0, work_dir=Path(work))
-        learner = learners[name]
-        learner.prepare(WATCHER)
-        prepared = time.perf_counter() - began
-        tried = search(case, learners, began + (QUICK_SECONDS if quick else SEARCH_SECONDS))
-        best = Search(learners, maximise=task_of(case.dataset).maximise, seed=0).best(tried)
-        assert best is not None
-        searched = time.perf_counter() - began
-        models = refitted(learner, best, seeds=1 if quick else SEEDS)
-        values = [test(case, model) for model in models]
-    return {
-        "task": case.name,
-        "protocol": case.protocol,
-        "learner": name,
-        "mean": float(np.mean(values)),
-        "spread": float(np.std(values)),
-        "value": best.value,
-        "validation": best.validation,
-        "feature_seconds": prepared,
-        "search_seconds": searched,
-        "all_seconds": time.perf_counter() - began,
-        "runs": len(tried),
-        "params": best.params,
-        "found": best.found,
-        "importances": [f"{each.share:.1%} {each.words}" for each in list(models[0].importances())[:10]],
-        "tried": [each.to_json() for each in tried],
-    }
+        kinds = learners_for(case.dataset)
+        kinds = {name: kinds[name] for name in names or kinds}
+        learners = make_learners(case.dataset, case.data, case.folds, kinds, seed=0, work_dir=Path(work))
+        fitter = Fitter(case.dataset, case.data, case.folds, learners, seed=0)
+        search = Search(learners, maximise=task_of(case.dataset).maximise, seed=0)
+        tried = searched(case, fitter, search, began + (QUICK_SECONDS if quick else SEARCH_SECONDS))
+        champions = [best for name in learners if (best := search.champion(tried, name)) is not None]
+        weights, validation = [1.0], champions[0].validation
+        if len(champions) > 1:
+            weights, predictions = fitter.blend(champions, WATCHER)
+            validation = case.value(case.folds.validation, predictions)
+        seconds = time.perf_counter() - began
+        found = [refitted(case, learners[each.learner], each, seeds=1 if quick else SEEDS) for each in champions]
+    common = {"task": case.name, "protocol": case.protocol, "search_seconds": seconds, "runs": len(tried)}
+    common["all_seconds"] = time.perf_counter() - began
+    rows = []
+    for best, predictions in zip(champions, found, strict=True):
+        values = [case.test_value(each) for each in predictions]
+        own = {"learner": best.learner, "validation": best.validation, "params": best.params, "found": best.found}
+        rows.append(common | own | summary(values))
+    if len(champions) > 1:
+        values = [case.test_value(combine(each, weights)) for each in zip(*found, strict=True)]
+        shares = {best.learner: weight for best, weight in zip(champions, weights, strict=True)}
+        rows.insert(0, common | {"learner": "all", "validation": validation, "shares": shares} | summary(values))
+    return rows
 
 
-def search(case: Case, learners: dict[str, Learner], end: float) -> list[Tried]:
+def searched(case: Case, fitter: Fitter, search: Search, end: float) -> list[Tried]:
     """What was tried: as often as a task would, and no more once another run would take too long."""
-    search = Search(learners, maximise=task_of(case.dataset).maximise, seed=0)
     tried: list[Tried] = []
     while not tried or (
         len(tried) < RUNS and time.perf_counter() + float(np.mean([each.seconds for each in tried])) < end
     ):
         began = time.perf_counter()
         question = search.ask(tried)
-        run = learners[question.learner].fit(question.params, seed=0, watcher=WATCHER)
+        run = fitter.fit(len(tried), question, WATCHER)
         tried.append(
             Tried(
                 number=len(tried),
@@ -188,26 +188,31 @@ def search(case: Case, learners: dict[str, Learner], end: float) -> list[Tried]:
     return tried
 
 
-def refitted(learner: Learner, best: Tried, *, seeds: int) -> list[Fitted]:
-    return [learner.refit(best.params, best.found, seed=seed, watcher=WATCHER) for seed in range(seeds)]
+def refitted(case: Case, learner: Learner, best: Tried, *, seeds: int) -> list[Predictions]:
+    """What the settings predict of the test split, which has decided nothing, with each seed."""
+    test = case.folds.test
+    assert test is not None
+    models = (learner.refit(best.params, best.found, seed=seed, watcher=WATCHER) for seed in range(seeds))
+    return [model.predict(case.dataset, case.data, test, case.folds.labelled, WATCHER) for model in models]
 
 
-def test(case: Case, model: Fitted) -> float:
-    """The metric on the test split, which has decided nothing."""
-    examples = case.folds.test
-    assert examples is not None
-    predictions = model.predict(case.dataset, case.data, examples, case.folds.labelled, WATCHER)
-    return case.value(examples, predictions)
+def summary(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values))}
+
+
+def words(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.2f} ± {row['spread']:.2f}"
 
 
 def show(runs: list[dict[str, Any]]) -> None:
-    columns = "learner", "protocol", "task", "published", "ours", "validation", "seconds"
-    table = Table(*columns, title="test splits of rel-f1")
-    for row in runs:
-        published = PUBLISHED[f"{row['protocol']} {row['task']}"]
-        ours = f"{row['mean']:.2f} ± {row['spread']:.2f}"
-        measured = published, ours, f"{row['validation']:.2f}", f"{row['search_seconds']:.0f}"
-        table.add_row(row["learner"], row["protocol"], row["task"], *measured)
+    """A row for each protocol and task: what was published, and what all learners and each by itself came to."""
+    learners = list(dict.fromkeys(row["learner"] for row in runs))
+    table = Table("protocol, task", "published", *learners, "seconds", title="test splits of rel-f1")
+    for name in dict.fromkeys(f"{row['protocol']} {row['task']}" for row in runs):
+        found = {row["learner"]: row for row in runs if f"{row['protocol']} {row['task']}" == name}
+        seconds = next(iter(found.values()))["search_seconds"]
+        ours = (words(found[each]) if each in found else "" for each in learners)
+        table.add_row(name, PUBLISHED[name], *ours, f"{seconds:.0f}")
     console.print(table)
 
 

@@ -39,7 +39,7 @@ def test_whole_weights_are_copies(task_type: str, metric: str) -> None:
 @pytest.mark.parametrize("metric", METRICS["binary_classification"])
 def test_a_metric_that_is_not_defined_is_nan(metric: str) -> None:
     labels, predictions = np.zeros(20), np.linspace(0, 0.4, 20)
-    found = interval(metric, labels, predictions, np.arange(20))
+    found = interval(statistic(metric, labels, predictions), np.arange(20))
     assert found.value == pytest.approx(measure(metric, labels, predictions), nan_ok=True)
 
 
@@ -47,7 +47,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth = statistic("roc_auc", *made_up("binary_classification", 99, 200_000))(np.ones(200_000))
     held = 0
     for seed in range(60):
-        found = interval("roc_auc", *made_up("binary_classification", seed, 120), np.arange(120))
+        found = interval(statistic("roc_auc", *made_up("binary_classification", seed, 120)), np.arange(120))
         held += found.low <= truth <= found.high
     assert held >= 51  # 57 of 60 expected
 
@@ -56,12 +56,13 @@ def test_examples_of_one_entity_count_as_one() -> None:
     labels, predictions = made_up("binary_classification")
     four = [np.tile(each, 4) for each in (labels, predictions)]
     entities = np.tile(np.arange(ROWS), 4)
-    alone, together = interval("roc_auc", labels, predictions, np.arange(ROWS)), interval("roc_auc", *four, entities)
+    alone = interval(statistic("roc_auc", labels, predictions), np.arange(ROWS))
+    together = interval(statistic("roc_auc", *four), entities)
     assert together.high - together.low == pytest.approx(alone.high - alone.low, rel=0.1)
-    apart = interval("roc_auc", *four, np.arange(4 * ROWS))
+    apart = interval(statistic("roc_auc", *four), np.arange(4 * ROWS))
     assert apart.high - apart.low < 0.7 * (together.high - together.low)
 
 
 def test_one_entity_gives_no_interval() -> None:
-    found = interval("mae", *made_up("regression"), np.zeros(ROWS, int))
+    found = interval(statistic("mae", *made_up("regression")), np.zeros(ROWS, int))
     assert found.value > 0 and np.isnan(found.low) and np.isnan(found.high)

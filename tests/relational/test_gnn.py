@@ -27,6 +27,7 @@ QUICK = {
     "patience": 4,
     "anonymity": 0.0,
     "networks": 1,
+    "final_networks": 1,
     "batch_size": 64,
     "learning_rate": 1e-2,
     "dropout": 0.0,
@@ -133,7 +134,9 @@ def test_predictions_do_not_depend_on_what_comes_later(tmp_path: Path) -> None:
     document = write_task(tmp_path, lambda price: int(price > 47))
     with opened(document) as (dataset, tables, folds):
         learner = learners_for(dataset)["gnn"](dataset, tables, folds, seed=0, work_dir=tmp_path)
-        fitted = learner.refit({**QUICK, "strategy": "uniform", "networks": 2}, {"epochs": 1}, seed=0, watcher=Silent())
+        fitted = learner.refit(
+            {**QUICK, "strategy": "uniform", "final_networks": 2}, {"epochs": 1}, seed=0, watcher=Silent()
+        )
         early = folds.train.take(np.flatnonzero(folds.train.times <= LATER))
         before = fitted.predict(dataset, tables, early, folds.labelled, Silent())
         embedded = fitted.embed(dataset, tables, early, folds.labelled, Silent())

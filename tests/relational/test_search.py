@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tuneloop.relational.search import Question, Search, Tried
+from tuneloop.relational.search import BLEND, Question, Search, Tried
 
 
 class Fixed:
@@ -72,3 +72,7 @@ def test_the_best_run_is_the_best_learners_champion_on_validation(maximise: bool
     assert asked.champion(tried, "boosted") == tried[1]
     assert asked.best(tried) == tried[2]
     assert asked.best([replace(each, outcome="failed") for each in tried]) is None
+    # The best of some runs looks better than it is; what is blended was not chosen by its value.
+    blend = Tried(4, BLEND, outcome="done", value=sign * 1.0, validation=sign * 1.0)
+    assert asked.best([*tried, blend]) == blend
+    assert asked.best([*tried, replace(blend, outcome="failed")]) == tried[2]

@@ -21,6 +21,8 @@ def combine(predictions: Sequence[Predictions], weights: Sequence[float]) -> Pre
         predictions: of each model.
         weights: how much each counts, of which at least one is above zero.
     """
+    counting = [(each, weight) for each, weight in zip(predictions, weights, strict=True) if weight > 0]
+    predictions, weights = [each for each, _ in counting], [weight for _, weight in counting]
     if len(predictions) == 1:
         return predictions[0]
     links = [each for each in predictions if isinstance(each, Links)]

@@ -5,7 +5,7 @@ A bootstrap sample is a weight for each example: metrics are computed with weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,49 +30,38 @@ class Interval:
     high: float
 
 
-def interval(
-    metric: str, labels: Values, predictions: Values, entities: NDArray[np.int64], *, seed: int = 0
-) -> Interval:
-    """A metric with its 95 % percentile interval.
-
-    Args:
-        metric: one of `tuneloop.relational.schema.METRICS`.
-        labels: as `tuneloop.relational.metrics.measure` takes them.
-        predictions: likewise.
-        entities: whom each example is about, as numbers, (N,).
-        seed: of the draws.
-    """
-    return drawn(statistic(metric, labels, predictions), entities, size=labels.size, seed=seed)
-
-
-def mean_interval(values: NDArray[np.float64], entities: NDArray[np.int64], *, seed: int = 0) -> Interval:
-    """The mean of a value of each example with its 95 % percentile interval."""
-    return drawn(lambda weights: _ratio(weights @ values, weights.sum()), entities, size=values.size, seed=seed)
-
-
-def drawn(measured: Statistic, entities: NDArray[np.int64], *, size: int, seed: int = 0) -> Interval:
-    """A statistic of all examples, and the interval that it has over samples of entities.
+def interval(measured: Statistic, entities: NDArray[np.int64], *, seed: int = 0) -> Interval:
+    """A statistic of all examples, and the 95 % percentile interval that it has over samples of entities.
 
     Args:
         measured: the statistic, by the weights of the examples.
-        entities: whom each example is about, (N,).
-        size: how many numbers the statistic looks at.
+        entities: whom each example is about, as numbers, (N,).
         seed: of the draws.
     """
     value = measured(np.ones(len(entities)))
-    known, group = np.unique(entities, return_inverse=True)
-    if len(known) < 2 or np.isnan(value):
+    if (entities == entities[:1]).all() or np.isnan(value):
         return Interval(value, float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(int(np.clip(_WORK // max(size, 1), LEAST_DRAWS, MOST_DRAWS))):
-        often = np.bincount(rng.integers(len(known), size=len(known)), minlength=len(known))
-        found.append(measured(often[group].astype(float)))
+    count = int(np.clip(_WORK // max(len(entities), 1), LEAST_DRAWS, MOST_DRAWS))
+    found = [measured(weights) for weights in samples(entities, count, seed=seed)]
     there = np.array(found)[~np.isnan(found)]
     if not len(there):
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(there, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def samples(entities: NDArray[np.int64], count: int, *, seed: int = 0) -> Iterator[Weights]:
+    """So many samples of entities: how often each example is drawn, (N,)."""
+    known, group = np.unique(entities, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        often = np.bincount(rng.integers(len(known), size=len(known)), minlength=len(known))
+        yield often[group].astype(float)
+
+
+def mean_statistic(values: NDArray[np.float64]) -> Statistic:
+    """The mean of a value of each example as a function of the examples' weights."""
+    return lambda weights: _ratio(weights @ values, weights.sum())
 
 
 def statistic(metric: str, labels: Values, predictions: Values) -> Statistic:

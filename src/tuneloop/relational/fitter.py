@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tuneloop.relational.blend import combine
+from tuneloop.relational.bootstrap import samples
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.facts import Attempt, Facts
-from tuneloop.relational.judging import metrics_of, value_of
+from tuneloop.relational.judging import metrics_of, statistic_of, value_of
 from tuneloop.relational.labels import classes_of
 from tuneloop.relational.learner import (
     DEFAULT_OPTIONS,
@@ -33,7 +34,9 @@ from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.search import BLEND, Question, Tried
 
 _PERMUTING_SECONDS = 20.0  # about, and at least once for each table
-_SHARES = np.linspace(0.1, 0.9, 9)
+_SHARES = np.linspace(0, 1, 11)
+_SAMPLES = 20, 200  # at least, at most
+_LOOKED_AT = 4_000_000  # examples in all of them, about
 
 
 class Fitter:
@@ -83,11 +86,29 @@ class Fitter:
         return TableModel(self._dataset, fitted, self.classes)
 
     def blend(self, champions: Sequence[Tried], watcher: Watcher) -> tuple[list[float], Predictions]:
-        """The weights with which two runs' predictions together fit the validation examples best, and these."""
+        """The weights of two runs in one prediction of both, and what they predict of the validation examples.
+
+        A weight is the mean of those that fit samples of the validation examples best: the fewer examples there are,
+        the less they decide.
+        """
         first, second = (self._run(tried, watcher).predictions for tried in champions)
-        options = [([share, 1 - share], combine([first, second], [share, 1 - share])) for share in _SHARES.tolist()]
-        values = [self.value(self._folds.validation, found) for _, found in options]
-        return options[int(np.argmax(values) if self.task.maximise else np.argmin(values))]
+        validation = self._folds.validation
+        measures = []
+        for share in _SHARES.tolist():
+            watcher.check()
+            found = combine([first, second], [share, 1 - share])
+            measured, entities = statistic_of(self.task, self.task.evaluation_metric, validation, found, self.classes)
+            measures.append(measured)
+        sign = 1 if self.task.maximise else -1
+        best = []
+        for often in samples(entities, int(np.clip(_LOOKED_AT // len(entities), *_SAMPLES))):
+            watcher.check()
+            values = [sign * each(often) for each in measures]
+            if not np.isnan(values).any():
+                best.append(_SHARES[np.argmax(values)])
+        share = round(float(np.mean(best)), 2) if best else 0.5
+        weights = [share, round(1 - share, 2)]
+        return weights, combine([first, second], weights)
 
     def test(self, model: TableModel, watcher: Watcher) -> Predictions | None:
         """What a model predicts of the test examples; None where there are none."""
@@ -174,9 +195,8 @@ def parts_of(best: Tried, tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
     if best.learner != BLEND:
         return [(best, 1.0)]
     by_number = {each.number: each for each in tried}
-    return [
-        (by_number[number], weight) for number, weight in zip(best.found["runs"], best.found["weights"], strict=True)
-    ]
+    parts = zip(best.found["runs"], best.found["weights"], strict=True)
+    return [(by_number[number], weight) for number, weight in parts if weight > 0]
 
 
 def _attempt(each: Tried, best: Tried) -> Attempt:

@@ -32,7 +32,9 @@ from tuneloop.relational.world import PACKAGED, Reading, Seeds, Texts, World, le
 if TYPE_CHECKING:
     from optuna import Trial
 
-FEW = 8000  # of fewer examples several networks are fitted: what one makes of them is partly chance
+# Of fewer examples several networks are fitted, in a search and at its end: what one makes of them is partly chance.
+FEW, FEW_FINALLY = 8_000, 50_000
+MAX_NETWORKS = 4
 _YEAR = 365.25 * 86_400_000_000
 
 
@@ -206,7 +208,8 @@ class GnnNodes(Learner):
             "batch_size": 256,
             "epochs": 5,  # the learning rate falls over them
             "patience": 2,
-            "networks": int(np.clip(FEW // max(len(self._folds.train), 1), 1, 4)),
+            "networks": self._networks(FEW),  # in a search
+            "final_networks": self._networks(FEW_FINALLY),
         }
 
     def fit(self, params: Mapping[str, Any], *, seed: int, watcher: Watcher) -> Run:
@@ -221,12 +224,17 @@ class GnnNodes(Learner):
         return Run(fitted, value, predictions, {"epochs": round(float(np.mean(epochs)))})
 
     def refit(self, params: Mapping[str, Any], found: Mapping[str, Any], *, seed: int, watcher: Watcher) -> GnnFitted:
-        """Fit on training and validation examples together, as long as `fit` found best."""
+        """Fit on training and validation examples together, as long as `fit` found best, with all the networks."""
         params = {**self.defaults(), **params}
+        params["networks"] = params["final_networks"]
         target = Target.of(self._task, self._folds.whole)
         lesson = self._lesson("whole", target, params)
         fitted, _ = self._train(target, params, (lesson, None), found["epochs"], seed=seed, watcher=watcher)
         return fitted
+
+    def _networks(self, few: int) -> int:
+        """How many networks to fit: the fewer examples, the more."""
+        return int(np.clip(few // max(len(self._folds.train), 1), 1, MAX_NETWORKS))
 
     def _world(self, text: bool) -> tuple[Reading, World, str]:
         """The tables, with or without their texts, and what reads texts."""

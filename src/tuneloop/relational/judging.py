@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuneloop.relational.bootstrap import Interval, interval, mean_interval
+from tuneloop.relational.bootstrap import Interval, Statistic, interval, mean_statistic, statistic
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.labels import label_values
 from tuneloop.relational.learner import Links, Predictions
@@ -29,10 +29,10 @@ def value_of(task: Task, metric: str, examples: Examples, predictions: Predictio
     return measure(metric, label_values(task, examples.labels, classes), predictions)
 
 
-def intervals_of(
-    task: Task, examples: Examples, predictions: Predictions, classes: tuple[str, ...]
-) -> dict[str, Interval]:
-    """All metrics of the task's type, the one that decides first."""
+def statistic_of(
+    task: Task, metric: str, examples: Examples, predictions: Predictions, classes: tuple[str, ...]
+) -> tuple[Statistic, NDArray[np.int64]]:
+    """The same as a function of weights, and whom each of the examples that it weighs is about, as numbers."""
     assert examples.labels is not None
     entities = entity_numbers(examples)
     if isinstance(predictions, Links):
@@ -40,13 +40,18 @@ def intervals_of(
         from tuneloop.relational.metrics import link_values
 
         linked = np.unique(label_pairs(examples.labels)[0])
-        return {
-            metric: mean_interval(link_values(metric, examples.labels, predictions), entities[linked])
-            for metric in metrics_of(task)
-        }
+        return mean_statistic(link_values(metric, examples.labels, predictions)), entities[linked]
     assert isinstance(task, NodeTask)
-    labels = label_values(task, examples.labels, classes)
-    return {metric: interval(metric, labels, predictions, entities) for metric in metrics_of(task)}
+    return statistic(metric, label_values(task, examples.labels, classes), predictions), entities
+
+
+def intervals_of(
+    task: Task, examples: Examples, predictions: Predictions, classes: tuple[str, ...]
+) -> dict[str, Interval]:
+    """All metrics of the task's type, the one that decides first."""
+    return {
+        metric: interval(*statistic_of(task, metric, examples, predictions, classes)) for metric in metrics_of(task)
+    }
 
 
 def metrics_of(task: Task) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from tuneloop.relational.opening import OpenTables
 from tuneloop.relational.plan import Measured, Plan, Planner, Source, choose_windows
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.ways import Way
-
-if TYPE_CHECKING:
-    pass
 
 
 def plan_features(

@@ -126,10 +126,15 @@ class Search:
         return best
 
     def best(self, tried: Sequence[Tried]) -> Tried | None:
-        """The best run: of each learner's best the one with the best validation metric."""
+        """The blend, where one came to a model; else of each learner's best the one with the best validation metric.
+
+        That of a single run is the larger for having been chosen by it; a blend's weights say how much to trust each.
+        """
         best: Tried | None = None
         for name in dict.fromkeys(each.learner for each in tried):
             champion = self.champion(tried, name)
+            if champion is not None and name == BLEND:
+                return champion
             if champion is not None and (best is None or self.better(champion.validation, best.validation)):
                 best = champion
         return best

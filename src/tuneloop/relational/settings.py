@@ -21,7 +21,7 @@ class RelationalSettings(BaseModel):
     learners: Annotated[list[LearnerName], Field(min_length=1)] | None = Field(
         None, description="The learners to try; all that can learn the task when absent."
     )
-    blend: bool = Field(True, description="Whether the best of two learners may be mixed.")
+    blend: bool = Field(True, description="Whether the best runs of two learners predict together.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the search and of every run.")
     hops: Literal[1, 2] = Field(2, description="How many keys a feature follows from the entity.")
     text_model: str | None = Field(

@@ -168,7 +168,7 @@ class BulkEncoder:
         if self.device.type != "cpu":
             return None
         module = encoder_modules(self._model)[self._side]
-        fused = FusedEncoder(module, torch.bfloat16 if self._bf16 else torch.float32)
+        fused = FusedEncoder(module, torch.bfloat16 if self._bf16 else torch.float32, fixed=True)
         return _Form(partial(fused.encode, side=self._side), PASS_TOKENS, self._bf16)
 
     def _copied(self) -> _Form | None:

@@ -112,12 +112,13 @@ class FusedEncoder:
     Args:
         module: the encoder: a transformer and what comes after it, such as pooling.
         dtype: what the layers compute in; gradients and embeddings are fp32.
+        fixed: whether the weights stay as they are, so that they are made ready once.
 
     Raises:
         NotFusible: the encoder has other layers.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, *, fixed: bool = False) -> None:
         transformer, *self._tail = module.children()
         self._dtype = dtype
         try:
@@ -128,6 +129,7 @@ class FusedEncoder:
         if not self._layers:
             raise NotFusible("there are no layers")
         self._tail_parameters = [parameter for each in self._tail for parameter in each.parameters()]
+        self._ready = {layer: layer.weights(dtype) for layer in self._layers} if fixed else {}
 
     def encode(
         self,
@@ -203,7 +205,7 @@ class FusedEncoder:
 
     def _below(self, tokens: TokenTable, rows: NDArray[np.int64], side: str, depth: int) -> Source:
         """The hidden states above the first `depth` layers, computed pass by pass."""
-        layers = [layer.weights(self._dtype) for layer in self._layers[:depth]]
+        layers = self.weights(self._layers[:depth])
 
         def states(part: _Pass) -> Tensor:
             found = _extend(self._embed(tokens, rows[part.texts], side, part.lengths), part.rows)
@@ -219,6 +221,10 @@ class FusedEncoder:
         named = {name: features[name] for name in ("input_ids", "token_type_ids") if name in features}
         states: Tensor = self._embeddings(**named)
         return states[features["attention_mask"].bool()].to(self._dtype)
+
+    def weights(self, layers: Sequence[_Layer]) -> list[_Weights]:
+        """What a pass through some of the layers computes with."""
+        return [self._ready.get(layer) or layer.weights(self._dtype) for layer in layers]
 
     def finish(self, states: Tensor, lengths: NDArray[np.int64], extras: dict[str, Any]) -> Tensor:
         """What comes after the layers: hidden states (T, H) of texts to embeddings (B, d), float32."""
@@ -254,7 +260,7 @@ class _Run:
         self._encoder = encoder
         self._extras = extras
         self._tail = tail
-        self._weights = [layer.weights(encoder._dtype) for layer in layers]
+        self._weights = encoder.weights(layers)
         self._lanes = _lanes(torch.get_num_threads())
         count = _count(int(lengths.sum()))
         if dealt:
