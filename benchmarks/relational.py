@@ -10,7 +10,7 @@ split, and how much the best of each counts in a blend. They are then fitted on 
 and the test split is measured: mean and spread, of the blend and of each learner by itself. After them, unless some are
 asked for alone, links (relational_links.py) and growth (relational_growth.py).
 
-    python benchmarks/relational.py [--learner NAME] [--only TASK …] [--protocol …] [--quick] [--json FILE]
+    python benchmarks/relational.py [--learner NAME …] [--only TASK …] [--protocol …] [--quick] [--json FILE]
 """
 
 import argparse

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 # Of fewer examples several networks are fitted, in a search and at its end: what one makes of them is partly chance.
-FEW, FEW_FINALLY = 8_000, 50_000
+FEW, FEW_FINALLY = 8_000, 30_000
 MAX_NETWORKS = 4
 _YEAR = 365.25 * 86_400_000_000
 
