@@ -52,6 +52,7 @@ def main() -> None:
         settings |= {"max_runs": 1, "max_epochs": 1, "evaluations": 1, "max_length": 16}
         settings["fixed_params"] = {"batch_size": 16} | arguments.params
     figures, runs = general(items, sessions, settings)
+    write_json(arguments.json, figures=figures, runs=runs)  # what is known, should it be stopped
     found, rows = topics(items, sessions, queries, settings)
     write_json(arguments.json, figures=figures | found, runs=runs + rows)
 

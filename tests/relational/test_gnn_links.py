@@ -91,7 +91,7 @@ def test_both_parts_learn_by_themselves(tmp_path: Path) -> None:
     """Each article is bought again by whom it suits: the way back finds that, and so do vectors of both."""
     document = write_habits(tmp_path)
     for variant in ("id_aware", "two_tower"):
-        run = learnt(document, tmp_path, variant=variant, epochs=20, patience=20)
+        run = learnt(document, tmp_path, variant=variant, epochs=40, patience=40)
         assert value_of(run, document) > 1.2 * popular_value(document), variant
 
 
