@@ -159,7 +159,7 @@ class Fitter:
                 seconds=_PERMUTING_SECONDS,
             ),
             classes=self.classes,
-            model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts)
+            model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts if weight > 0)
             if len(parts) > 1
             else best.learner,
         )
@@ -191,12 +191,16 @@ class Fitter:
 
 
 def parts_of(best: Tried, tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
-    """The runs whose models predict together in a run's model, each with its weight."""
+    """The runs whose models predict together in a run's model, each with its weight.
+
+    One without weight is part of it still, for its embeddings.
+    """
     if best.learner != BLEND:
         return [(best, 1.0)]
     by_number = {each.number: each for each in tried}
-    parts = zip(best.found["runs"], best.found["weights"], strict=True)
-    return [(by_number[number], weight) for number, weight in parts if weight > 0]
+    return [
+        (by_number[number], weight) for number, weight in zip(best.found["runs"], best.found["weights"], strict=True)
+    ]
 
 
 def _attempt(each: Tried, best: Tried) -> Attempt:
