@@ -55,7 +55,7 @@ def main() -> None:
     need("rare-diseases")
     with ExitStack() as stack:
         if arguments.quick:
-            contenders, rates = measure_rates(stack, rounds=1, seconds=6, share=0.02)
+            contenders, rates = measure_rates(stack, rounds=1, seconds=4, share=0.05)
         else:
             start = run("start")
             console.print(f"the start model: nDCG@10 {start['ndcg_at_10']:.3f}, MRR {start['mrr']:.3f}")
