@@ -14,7 +14,7 @@ from tuneloop.relational.bootstrap import samples
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.facts import Attempt, Facts
-from tuneloop.relational.judging import metrics_of, statistic_of, value_of
+from tuneloop.relational.judging import metrics_of, statistic_of, value_of, weighed
 from tuneloop.relational.labels import classes_of
 from tuneloop.relational.learner import (
     DEFAULT_OPTIONS,
@@ -92,13 +92,13 @@ class Fitter:
         the less they decide.
         """
         first, second = (self._run(tried, watcher).predictions for tried in champions)
-        validation = self._folds.validation
+        validation, metric = self._folds.validation, self.task.evaluation_metric
         measures = []
         for share in _SHARES.tolist():
             watcher.check()
             found = combine([first, second], [share, 1 - share])
-            measured, entities = statistic_of(self.task, self.task.evaluation_metric, validation, found, self.classes)
-            measures.append(measured)
+            measures.append(statistic_of(self.task, metric, validation, found, self.classes))
+        entities = weighed(self.task, validation)
         sign = 1 if self.task.maximise else -1
         best = []
         for often in samples(entities, int(np.clip(_LOOKED_AT // len(entities), *_SAMPLES))):

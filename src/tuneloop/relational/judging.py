@@ -31,26 +31,37 @@ def value_of(task: Task, metric: str, examples: Examples, predictions: Predictio
 
 def statistic_of(
     task: Task, metric: str, examples: Examples, predictions: Predictions, classes: tuple[str, ...]
-) -> tuple[Statistic, NDArray[np.int64]]:
-    """The same as a function of weights, and whom each of the examples that it weighs is about, as numbers."""
+) -> Statistic:
+    """The same as a function of the weights of those examples that `weighed` names."""
     assert examples.labels is not None
-    entities = entity_numbers(examples)
     if isinstance(predictions, Links):
-        from tuneloop.relational.link_examples import label_pairs
         from tuneloop.relational.metrics import link_values
 
-        linked = np.unique(label_pairs(examples.labels)[0])
-        return mean_statistic(link_values(metric, examples.labels, predictions)), entities[linked]
+        return mean_statistic(link_values(metric, examples.labels, predictions))
     assert isinstance(task, NodeTask)
-    return statistic(metric, label_values(task, examples.labels, classes), predictions), entities
+    return statistic(metric, label_values(task, examples.labels, classes), predictions)
+
+
+def weighed(task: Task, examples: Examples) -> NDArray[np.int64]:
+    """Whom each example is about that metrics look at, as numbers: of link tasks those that have links at all."""
+    entities = entity_numbers(examples)
+    if isinstance(task, NodeTask):
+        return entities
+    from tuneloop.relational.link_examples import label_pairs
+
+    assert examples.labels is not None
+    linked = np.unique(label_pairs(examples.labels)[0])
+    return np.asarray(entities[linked])
 
 
 def intervals_of(
     task: Task, examples: Examples, predictions: Predictions, classes: tuple[str, ...]
 ) -> dict[str, Interval]:
     """All metrics of the task's type, the one that decides first."""
+    entities = weighed(task, examples)
     return {
-        metric: interval(*statistic_of(task, metric, examples, predictions, classes)) for metric in metrics_of(task)
+        metric: interval(statistic_of(task, metric, examples, predictions, classes), entities)
+        for metric in metrics_of(task)
     }
 
 
