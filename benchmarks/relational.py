@@ -31,15 +31,16 @@ from common import need, write_json
 from formula1 import TASKS, formula1
 from relational_growth import measure_growth
 from relational_links import measure_shop
-from tuneloop.relational import Dataset
+from tuneloop.relational import Dataset, NodeTask
 from tuneloop.relational.blend import combine
 from tuneloop.relational.examples import Examples
 from tuneloop.relational.fitter import Fitter, make_learners
 from tuneloop.relational.folds import read_folds
 from tuneloop.relational.judging import value_of
-from tuneloop.relational.learner import Folds, Learner, Predictions, Silent, learners_for
+from tuneloop.relational.learner import Folds, Learner, Links, Predictions, Silent, learners_for
 from tuneloop.relational.model import opened, task_of
 from tuneloop.relational.opening import OpenTables
+from tuneloop.relational.outcomes import Correction
 from tuneloop.relational.search import Search, Tried
 from tuneloop.relational.settings import RelationalSettings
 from tuneloop.relational.sources import Sources
@@ -79,10 +80,14 @@ class Case:
         value = value_of(task, task.evaluation_metric, examples, predictions, ())
         return 100 * value if task.maximise else value
 
-    def test_value(self, predictions: Predictions) -> float:
-        """The same of the test split, which has decided nothing."""
-        assert self.folds.test is not None
-        return self.value(self.folds.test, predictions)
+    def test_value(self, predictions: Predictions, correction: Correction | None) -> float:
+        """The same of the test split, which has decided nothing; corrected as a stored model does."""
+        test, task = self.folds.test, task_of(self.dataset)
+        assert test is not None
+        if correction is not None:
+            assert isinstance(task, NodeTask) and not isinstance(predictions, Links)
+            predictions = correction.corrected(task, test, predictions, test, predictions)
+        return self.value(test, predictions)
 
 
 def main() -> None:
@@ -147,20 +152,20 @@ def run(case: Case, names: Sequence[str] | None, *, quick: bool) -> list[dict[st
         if len(champions) > 1:
             weights, predictions = fitter.blend(champions, WATCHER)
             validation = case.value(case.folds.validation, predictions)
+        runs = [fitter.run(each, WATCHER) for each in champions]
+        corrections = [fitter.correction([(each, 1.0)]) for each in runs]
+        together = fitter.correction(list(zip(runs, weights, strict=True)))
         seconds = time.perf_counter() - began
         found = [refitted(case, learners[each.learner], each, seeds=1 if quick else SEEDS) for each in champions]
     common = {"task": case.name, "protocol": case.protocol, "search_seconds": seconds, "runs": len(tried)}
     common["all_seconds"] = time.perf_counter() - began
-    rows = []
-    for best, predictions in zip(champions, found, strict=True):
-        values = [case.test_value(each) for each in predictions]
+    shares = {best.learner: weight for best, weight in zip(champions, weights, strict=True)}
+    both = [combine(each, weights) for each in zip(*found, strict=True)]
+    rows = [row(case, both, together) | {"learner": "all", "validation": validation, "shares": shares}]
+    for best, predictions, correction in zip(champions, found, corrections, strict=True):
         own = {"learner": best.learner, "validation": best.validation, "params": best.params, "found": best.found}
-        rows.append(common | own | summary(values))
-    if len(champions) > 1:
-        values = [case.test_value(combine(each, weights)) for each in zip(*found, strict=True)]
-        shares = {best.learner: weight for best, weight in zip(champions, weights, strict=True)}
-        rows.insert(0, common | {"learner": "all", "validation": validation, "shares": shares} | summary(values))
-    return rows
+        rows.append(row(case, predictions, correction) | own)
+    return [common | each for each in (rows if len(champions) > 1 else rows[1:])]
 
 
 def searched(case: Case, fitter: Fitter, search: Search, end: float) -> list[Tried]:
@@ -196,8 +201,11 @@ def refitted(case: Case, learner: Learner, best: Tried, *, seeds: int) -> list[P
     return [model.predict(case.dataset, case.data, test, case.folds.labelled, WATCHER) for model in models]
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "spread": float(np.std(values))}
+def row(case: Case, predictions: Sequence[Predictions], correction: Correction | None) -> dict[str, Any]:
+    """What the predictions with each seed come to on the test split."""
+    values = [case.test_value(each, correction) for each in predictions]
+    told = correction and correction.to_json()
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values)), "correction": told}
 
 
 def words(row: dict[str, Any]) -> str:

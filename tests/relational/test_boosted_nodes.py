@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from support.tables import START, shop_document
 from tuneloop.relational import Dataset
@@ -24,7 +25,9 @@ from tuneloop.relational.boosted_nodes import BoostedNodes
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Folds, Silent, learners_for
 from tuneloop.relational.metrics import measure
+from tuneloop.relational.model import Part, TableModel
 from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.outcomes import Correction
 from tuneloop.relational.permutation import dealt
 from tuneloop.relational.plan import Plan
 from tuneloop.relational.prepare import classes_of, compute_features, labels_of, plan_features
@@ -118,6 +121,16 @@ def test_each_task_type_is_learnt_stored_and_read_again(task_type: str, tmp_path
     assert {each.table for each in found} <= {"customers", "articles", "transactions"}
 
 
+def test_a_run_tells_what_it_predicts_of_earlier_splits(tmp_path: Path) -> None:
+    with opened(write(tmp_path, "binary_classification")) as (dataset, tables, folds):
+        learner = learn(dataset, tables, folds, tmp_path)
+        run = learner.fit(learner.defaults() | QUICK, seed=0, watcher=Silent())
+    assert run.earlier
+    values = [measure("roc_auc", labels_of(dataset.task, each, ()).values, found) for each, found in run.earlier]
+    assert values == run.found["values"][:-1]
+    assert all(each.times.max() < folds.validation.times.min() for each, _ in run.earlier)
+
+
 def test_no_file_but_json_text_and_safetensors_is_written(tmp_path: Path) -> None:
     with opened(write(tmp_path, "regression")) as (dataset, tables, folds):
         learner = learn(dataset, tables, folds, tmp_path)
@@ -200,15 +213,17 @@ LATER = START + timedelta(days=300)
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[BoostedModel, Examples, Examples, np.ndarray]:
-    """A fitted model, examples up to a day, the labels known, and the predictions as they are."""
+def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[TableModel, Examples, Examples, np.ndarray]:
+    """A model that corrects itself, examples up to a day, the labels known, and the predictions as they are."""
     folder = tmp_path_factory.mktemp("held")
     with opened(write(folder, "binary_classification")) as (dataset, tables, folds):
         run = learn(dataset, tables, folds, folder).fit(QUICK, seed=0, watcher=Silent())
         early = folds.train.take(np.arange(0, len(folds.train), 5))
-        before = run.fitted.predict(dataset, tables, early, folds.train, Silent())
-    assert before.std() > 0.1
-    return run.fitted, early, folds.train, before
+        plain = run.fitted.predict(dataset, tables, early, folds.train, Silent())
+        model = TableModel(dataset, [Part(run.fitted)], correction=Correction(4, 1e-4))
+        before = model.predict_examples(dataset, tables, early, folds.train, Silent())
+    assert before.std() > 0.1 and np.abs(logit(before) - logit(plain)).mean() > 0.1
+    return model, early, folds.train, before
 
 
 @given(data=st.data())
@@ -216,7 +231,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> tuple[BoostedModel, Exampl
 def test_nothing_later_changes_a_prediction(
     data: st.DataObject, held: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    fitted, early, labelled, before = held
+    model, early, labelled, before = held
     folder = tmp_path_factory.mktemp("future")
     document = write(folder, "binary_classification")
     bought = pq.read_table(folder / "transactions.parquet").to_pydict()
@@ -229,7 +244,7 @@ def test_nothing_later_changes_a_prediction(
     changed = dict(zip(bought, map(list, zip(*(future + past), strict=True)), strict=True))
     pq.write_table(pa.table(changed), folder / "transactions.parquet")
     with opened(document) as (dataset, tables, _):
-        after = fitted.predict(dataset, tables, early, labelled, Silent())
+        after = model.predict_examples(dataset, tables, early, labelled, Silent())
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 

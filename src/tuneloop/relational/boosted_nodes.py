@@ -81,9 +81,9 @@ class BoostedNodes(Learner):
         for words in self._plan.left_out:
             watcher.log(f"left out, as each example would meet too many rows: {words}")
         self._classes = classes_of(self._task, train)
-        tests = self._backtests()
+        self._tests = self._backtests()
         aged = [aged_copies(train, validation, COPIES, self._seed)] if self._ages else []
-        choosing = [train, *aged, *(each.examples for each in tests), validation]
+        choosing = [train, *aged, *(each.examples for each in self._tests), validation]
         everything = _joined(choosing + (self._fresh_and_aged() if self._ages else []))
         watcher.progress("computing features")
         watcher.check()
@@ -93,7 +93,7 @@ class BoostedNodes(Learner):
         count = sum(map(len, choosing))
         self._choosing = sheet.take(np.arange(count))
         known, held = np.arange(len(train)), count - len(validation) + np.arange(len(validation))
-        self._splits = {False: _splits(tests, known, held)}
+        self._splits = {False: _splits(self._tests, known, held)}
         self._finally = {False: sheet.take(np.concatenate([known, held]))}
         if self._ages:
             fresh = count + np.arange(len(validation))
@@ -144,12 +144,14 @@ class BoostedNodes(Learner):
         rows, task = self._choosing, self._task
         trees, lines = self._trees(params, seed, watcher), self._lines(params, seed, watcher)
         values: list[float] = []
+        predicted: list[NDArray[np.float64]] = []
         for at, split in enumerate(self._splits[False]):
             model = self._model(params, trees[at], lines[at] if lines else None)
-            predictions = model.predict_features(rows.features.values[split.held])
-            values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predictions))
+            predicted.append(model.predict_features(rows.features.values[split.held]))
+            values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predicted[-1]))
         found = {"rounds": trees[-1].best_rounds, "values": values}
-        return Run(model, float(np.nanmean(values)), predictions, found)
+        earlier = [(test.examples, each) for test, each in zip(self._tests, predicted, strict=False)]
+        return Run(model, float(np.nanmean(values)), predicted[-1], found, earlier)
 
     def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:
         """The trees of each split."""

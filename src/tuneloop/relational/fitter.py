@@ -29,6 +29,7 @@ from tuneloop.relational.learner import (
 )
 from tuneloop.relational.model import Part, TableModel, task_of
 from tuneloop.relational.opening import OpenTables
+from tuneloop.relational.outcomes import Correction, can_be_corrected, choose_correction
 from tuneloop.relational.permutation import importance_by_table
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.search import BLEND, Question, Tried
@@ -81,9 +82,28 @@ class Fitter:
         return learner.refit(tried.params, tried.found, seed=self._seed, watcher=watcher)
 
     def model(self, parts: Sequence[tuple[Tried, float]], watcher: Watcher) -> TableModel:
-        """A model of runs fitted again, each with its weight."""
+        """A model of runs fitted again, each with its weight, that learns from what becomes of its predictions."""
         fitted = [Part(self.refit(tried, watcher), weight) for tried, weight in parts]
-        return TableModel(self._dataset, fitted, self.classes)
+        correction = self.correction([(self.run(tried, watcher), weight) for tried, weight in parts])
+        if correction is not None:
+            watcher.log(
+                f"errors that became known will correct predictions, half as much after {correction.half_life} horizons"
+            )
+        return TableModel(self._dataset, fitted, self.classes, correction)
+
+    def correction(self, parts: Sequence[tuple[Run, float]]) -> Correction | None:
+        """How known errors should correct the predictions of runs, by what they predicted of held-out examples.
+
+        Args:
+            parts: the runs, each with its weight.
+        """
+        if not isinstance(self.task, NodeTask) or not can_be_corrected(self.task):
+            return None
+        runs, weights = zip(*parts, strict=True)
+        held = [(self._folds.validation, combine([run.predictions for run in runs], weights))]
+        held += [each for run, weight in parts if weight > 0 for each in run.earlier]
+        found = choose_correction(self.task, [(each, np.asarray(predictions)) for each, predictions in held])
+        return found and replace(found, since=self._folds.whole.times.max())
 
     def blend(self, champions: Sequence[Tried], watcher: Watcher) -> tuple[list[float], Predictions]:
         """The weights of two runs in one prediction of both, and what they predict of the validation examples.
@@ -91,7 +111,7 @@ class Fitter:
         A weight is the mean of those that fit samples of the validation examples best: the fewer examples there are,
         the less they decide.
         """
-        first, second = (self._run(tried, watcher).predictions for tried in champions)
+        first, second = (self.run(tried, watcher).predictions for tried in champions)
         validation, metric = self._folds.validation, self.task.evaluation_metric
         measures = []
         for share in _SHARES.tolist():
@@ -134,7 +154,7 @@ class Fitter:
             watcher: whoever waits.
         """
         parts = parts_of(best, tried)
-        runs = [(self._run(each, watcher), weight) for each, weight in parts]
+        runs = [(self.run(each, watcher), weight) for each, weight in parts]
         model = TableModel(self._dataset, [Part(run.fitted, weight) for run, weight in runs], self.classes)
         predictions = {"validation": combine([run.predictions for run, _ in runs], [weight for _, weight in runs])}
         if tested is not None:
@@ -173,7 +193,7 @@ class Fitter:
         found = {name: value_of(self.task, name, examples, predictions, self.classes) for name in metrics_of(self.task)}
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
-    def _run(self, tried: Tried, watcher: Watcher) -> Run:
+    def run(self, tried: Tried, watcher: Watcher) -> Run:
         """A learner's best run; fitted again where the process that knew it is gone."""
         number, run = self._kept.get(tried.learner, (-1, None))
         if run is None or number != tried.number:

@@ -173,12 +173,14 @@ class Run:
         value: what settings are chosen by: the task's metric on held-out examples.
         predictions: of the validation examples.
         found: what early stopping found, such as the best number of rounds: JSON, for `refit`.
+        earlier: validation splits of earlier times, with predictions by the same settings on what was known then.
     """
 
     fitted: Fitted
     value: float
     predictions: Predictions
     found: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[tuple[Examples, Predictions]] = ()
 
 
 @dataclass(frozen=True)

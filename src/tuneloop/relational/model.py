@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,7 @@ from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Fitted, Links, Predictions, Silent, Watcher, learners_for
 from tuneloop.relational.opening import OpenTables, open_tables
+from tuneloop.relational.outcomes import Correction
 from tuneloop.relational.schema import LinkTask, NodeTask
 from tuneloop.relational.sources import Sources
 
@@ -45,12 +46,20 @@ class TableModel:
         dataset: the tables and the task that it was learnt from and for.
         parts: the fitted learners.
         classes: the names of classes, in the order of predictions; empty where these are numbers.
+        correction: how predictions are moved by what became of others since; None: not at all.
     """
 
-    def __init__(self, dataset: Dataset, parts: Sequence[Part], classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        parts: Sequence[Part],
+        classes: Sequence[str] = (),
+        correction: Correction | None = None,
+    ) -> None:
         self.dataset = dataset
         self.parts = tuple(parts)
         self.classes = tuple(classes)
+        self.correction = correction
 
     @property
     def task(self) -> NodeTask | LinkTask:
@@ -99,6 +108,21 @@ class TableModel:
         self, dataset: Dataset, data: OpenTables, examples: Examples, labelled: Examples | None, watcher: Watcher
     ) -> Predictions:
         """Predictions of examples of open tables."""
+        if self.correction is None or labelled is None or not isinstance(self.task, NodeTask):
+            return self._uncorrected(dataset, data, examples, labelled, watcher)
+        labelled = replace(labelled, keys=labelled.keys.cast(examples.keys.type))
+        outcomes = labelled.take(np.unique(self.correction.outcomes(self.task, examples, labelled)[1]))
+        if not len(outcomes):
+            return self._uncorrected(dataset, data, examples, labelled, watcher)
+        both = replace(examples, labels=None) + outcomes  # one look at the tables
+        found = self._uncorrected(dataset, data, both, labelled, watcher)
+        assert not isinstance(found, Links)
+        asked = len(examples)
+        return self.correction.corrected(self.task, examples, found[:asked], outcomes, found[asked:])
+
+    def _uncorrected(
+        self, dataset: Dataset, data: OpenTables, examples: Examples, labelled: Examples | None, watcher: Watcher
+    ) -> Predictions:
         parts = [part for part in self.parts if part.weight > 0]
         found = [part.fitted.predict(dataset, data, examples, labelled, watcher) for part in parts]
         return combine(found, [part.weight for part in parts])
@@ -117,6 +141,7 @@ class TableModel:
             "dataset": self.dataset.document(),
             "classes": list(self.classes),
             "parts": written,
+            "correction": None if self.correction is None else self.correction.to_json(),
         }
         (folder / _FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
@@ -140,7 +165,8 @@ class TableModel:
                 )
             fitted = learners[part["learner"]].fitted.load(folder / part["folder"])
             parts.append(Part(fitted, float(part["weight"])))
-        return cls(dataset, parts, document["classes"])
+        correction = document.get("correction")  # older models have none
+        return cls(dataset, parts, document["classes"], correction and Correction.from_json(correction))
 
     # -- from entities to examples
 

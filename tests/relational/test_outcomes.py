@@ -1,0 +1,139 @@
+"""Predictions learn from how earlier ones of the same entity turned out."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuneloop.relational import CandidateKey, Dataset, ForeignKey, NodeTask, Table
+from tuneloop.relational.examples import Examples
+from tuneloop.relational.learner import Fitted, Silent
+from tuneloop.relational.metrics import measure
+from tuneloop.relational.model import Part, TableModel
+from tuneloop.relational.outcomes import MOST, Correction, can_be_corrected, choose_correction
+
+DAY = np.timedelta64(1, "D")
+START = np.datetime64("2020-01-01", "us")
+
+
+def task(task_type: str = "regression", **more: object) -> NodeTask:
+    key = ForeignKey("id", link_to="people.id")
+    source = {"train": "train.parquet", "validation": "validation.parquet"}
+    asked = {"time_column": "time", "label_column": "label", "horizon": timedelta(days=7)} | more
+    return NodeTask("label", task_type=task_type, target_entity=key, source=source, **asked)  # type: ignore[arg-type]
+
+
+def examples(keys: np.ndarray, days: np.ndarray, labels: np.ndarray | None = None) -> Examples:
+    times = START + days.astype(int) * DAY
+    known = None if labels is None else pa.chunked_array([pa.array(labels)])
+    return Examples(pa.chunked_array([pa.array(keys)]), times, times.copy(), known)
+
+
+def people(task_type: str, effect: float, *, weeks: int = 30) -> tuple[Examples, np.ndarray]:
+    """Forty people, week by week, and what a model says of them that does not know the effect of each."""
+    rng = np.random.default_rng(0)
+    keys, days = np.tile(np.arange(40), weeks), np.repeat(7 * np.arange(weeks), 40)
+    known, own = rng.normal(size=len(keys)), effect * rng.normal(size=40)[keys]
+    if task_type == "regression":
+        return examples(keys, days, known + own + rng.normal(size=len(keys))), known
+    chance = 1 / (1 + np.exp(-known))
+    return examples(keys, days, rng.random(len(keys)) < 1 / (1 + np.exp(-known - own))), chance
+
+
+@pytest.mark.parametrize(("task_type", "metric"), [("regression", "mae"), ("binary_classification", "roc_auc")])
+def test_what_a_model_misses_of_somebody_is_found(task_type: str, metric: str) -> None:
+    asked = task(task_type, evaluation_metric=metric)
+    held, predictions = people(task_type, effect=1.5)
+    found = choose_correction(asked, [(held, predictions)])
+    assert found is not None
+    better = found.corrected(asked, held, predictions, held, predictions)
+    labels = np.asarray(held.labels.to_numpy(), float)  # type: ignore[union-attr]
+    before, after = measure(metric, labels, predictions), measure(metric, labels, better)
+    assert after < 0.8 * before if metric == "mae" else after > before + 0.08
+    if task_type == "binary_classification":
+        assert (better > 0).all() and (better < 1).all()
+
+
+def test_nothing_is_corrected_where_nothing_can_be_known() -> None:
+    asked = task()
+    held, predictions = people("regression", effect=1.5, weeks=1)
+    assert choose_correction(asked, [(held, predictions)]) is None
+    assert not can_be_corrected(task(horizon=None))
+    assert not can_be_corrected(task("multiclass_classification"))
+    assert can_be_corrected(asked)
+
+
+def test_earlier_splits_decide_as_well() -> None:
+    helped, flat = people("regression", effect=0.7), people("regression", effect=0.0)
+    opposite = flat[0], flat[1] + 6 * (-1.0) ** (np.arange(len(flat[1])) // 40)  # errors that turn every week
+    assert choose_correction(task(), [helped]) is not None
+    assert choose_correction(task(), [opposite]) is None
+    assert choose_correction(task(), [helped, opposite, opposite, opposite]) is None
+
+
+rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.floats(-2, 2)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(asked=rows.filter(len), known=rows, since=st.integers(-1, 30), half_life=st.sampled_from([1, 2, 4]))
+def test_a_correction_is_what_a_plain_loop_gives(
+    asked: list[tuple[int, int, float]], known: list[tuple[int, int, float]], since: int, half_life: int
+) -> None:
+    correction = Correction(half_life, 3.0, START + since * DAY)
+    keys, days, values = map(np.array, zip(*asked, strict=True))
+    other_keys, other_days, labels = (np.array(each) for each in (zip(*known, strict=True) if known else ([], [], [])))
+    labelled = examples(other_keys.astype(int), other_days, labels.astype(float))
+    predicted = 0.1 * other_days.astype(float)
+    found = correction.corrected(task(), examples(keys, days), values, labelled, predicted)
+    for row, (key, day, value) in enumerate(asked):
+        mine = [at for at, (k, d, _) in enumerate(known) if k == key and since < d and d + 7 <= day]
+        last = sorted(mine, key=lambda at: (known[at][1], at))[-MOST:]
+        weights = np.array([0.5 ** ((day - known[at][1]) / 7 / half_life) for at in last])
+        errors = np.array([known[at][2] - predicted[at] for at in last])
+        assert found[row] == pytest.approx(value + (weights * errors).sum() / (weights.sum() + 3.0), abs=1e-9)
+
+
+class Says(Fitted):
+    """A learner that predicts the day, and notes for whom."""
+
+    learner = "says"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def predict(self, dataset, data, examples, labelled, watcher) -> np.ndarray:  # type: ignore[no-untyped-def]
+        self.asked.append(len(examples))
+        return (examples.times - START) / DAY
+
+    def save(self, folder: Path) -> None:
+        """Holds nothing."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "Says":
+        return cls()
+
+
+def test_a_model_looks_at_what_it_was_not_fitted_on_and_at_no_more() -> None:
+    dataset = Dataset("d", tables=[Table("people", source="p", candidate_keys=[CandidateKey("id")])], task=task())
+    fitted = Says()
+    model = TableModel(dataset, [Part(fitted)], correction=Correction(2, 1.0, START + 10 * DAY))
+    days = np.array([10, 20, 28, 29, 20])
+    labelled = examples(np.array([1, 1, 1, 1, 2], np.int32), days, days + 8.0)
+    asked = examples(np.array([1, 3]), np.array([35, 35]))
+    found = model.predict_examples(dataset, {}, asked, labelled, Silent())  # type: ignore[arg-type]
+    weights = 0.5 ** (np.array([15, 7]) / 14)  # of days 20 and 28: day 10 was learnt from, day 29 is not known yet
+    np.testing.assert_allclose(found, [35 + 8 * weights.sum() / (weights.sum() + 1), 35])  # type: ignore[arg-type]
+    assert fitted.asked == [4]  # two asked for and two outcomes, at once
+    alone = model.predict_examples(dataset, {}, asked.take(np.array([0])), labelled, Silent())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(alone, np.asarray(found)[:1])  # type: ignore[arg-type]
+
+
+def test_a_stored_model_keeps_its_correction(tmp_path: Path) -> None:
+    dataset = Dataset("d", tables=[Table("people", source="p", candidate_keys=[CandidateKey("id")])], task=task())
+    for number, correction in enumerate([None, Correction(2, 1.5, START), Correction(4, 0.25)]):
+        TableModel(dataset, (), correction=correction).save(tmp_path / str(number))
+        assert TableModel.load(tmp_path / str(number)).correction == correction
