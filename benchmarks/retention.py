@@ -9,7 +9,7 @@
 A topic is a cluster of clicked items by the start model (k-means); a session belongs to the one that most of its clicks
 do, a test query to that of its most relevant item.
 
-    python benchmarks/retention.py [--params '{"replay": 0.5}'] [--quick] [--json FILE]
+    python benchmarks/retention.py [--only PART] [--params '{"replay": 0.5}'] [--quick] [--json FILE]
 """
 
 import argparse
@@ -30,6 +30,7 @@ from common import need, read_lines, service, write_json
 from rare_diseases import MODEL, Follower, measure, ranking_quality
 from tuneloop.client import Task
 
+PARTS = "general", "topics"
 TOPICS = 5
 PAIRS = 1000
 Records = list[dict[str, Any]]
@@ -39,6 +40,7 @@ console = Console()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--only", choices=PARTS, help="only this part")
     parser.add_argument("--params", type=json.loads, default={}, help="hyperparameters to give instead of searching")
     parser.add_argument("--quick", action="store_true", help="one run of one epoch on a tenth of the items")
     arguments = parser.parse_args()
@@ -51,10 +53,16 @@ def main() -> None:
         items, sessions, queries = reduce(items, sessions, queries)
         settings |= {"max_runs": 1, "max_epochs": 1, "evaluations": 1, "max_length": 16}
         settings["fixed_params"] = {"batch_size": 16} | arguments.params
-    figures, runs = general(items, sessions, settings)
-    write_json(arguments.json, figures=figures, runs=runs)  # what is known, should it be stopped
-    found, rows = topics(items, sessions, queries, settings)
-    write_json(arguments.json, figures=figures | found, runs=runs + rows)
+    figures: dict[str, float] = {}
+    runs: Records = []
+    for part in [arguments.only] if arguments.only else PARTS:
+        if part == "general":
+            found, rows = general(items, sessions, settings)
+        else:
+            found, rows = topics(items, sessions, queries, settings)
+        figures |= found
+        runs += rows
+        write_json(arguments.json, figures=figures, runs=runs)  # what is known, should it be stopped
 
 
 def reduce(items: Records, sessions: Records, queries: Records) -> tuple[Records, Records, Records]:

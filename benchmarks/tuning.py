@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ class Contender:
 
     def __init__(self, name: str, **settings: Any) -> None:
         self._name = name
+        self._peak = 0.0
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the contender
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("contenders.py")), name, json.dumps(settings)],
@@ -86,7 +88,7 @@ class Contender:
         )
 
     def turn(self, seconds: float | None = None) -> dict[str, Any]:
-        """What comes of so many seconds of it; None: of it whole."""
+        """What comes of so many seconds of it, with the peak of its memory so far; None: of it whole."""
         assert self._process.stdin and self._process.stdout
         with PeakMemory(self._process.pid) as memory:
             print(json.dumps(seconds), file=self._process.stdin, flush=True)
@@ -95,7 +97,8 @@ class Contender:
             self._errors.seek(0)
             raise SystemExit(f"{self._name} failed:\n{self._errors.read()}")
         found: dict[str, Any] = json.loads(line)
-        return found | {"peak_gib": memory.gib}
+        self._peak = max(self._peak, memory.gib)
+        return found | {"peak_gib": self._peak}
 
     def close(self) -> None:
         """End it."""
@@ -114,13 +117,16 @@ def measure_rates(
     stack: ExitStack, *, rounds: int, seconds: float, **more: Any
 ) -> tuple[dict[str, Contender], dict[str, list[dict[str, Any]]]]:
     """Stretches of all contenders, in turns; they wait for another one."""
-    contenders: dict[str, Contender] = {}
+    contenders = {
+        name: stack.enter_context(closing(Contender(contender, **settings, **more)))
+        for name, (contender, settings) in RATES.items()
+    }
+    with ThreadPoolExecutor() as pool:  # all prepare at once, and take a few steps
+        list(pool.map(lambda contender: contender.turn(0.0), contenders.values()))
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in RATES}
     for number in range(rounds):
-        for name, (contender, settings) in RATES.items():
-            if name not in contenders:  # one at a time prepares, while the others wait
-                contenders[name] = stack.enter_context(closing(Contender(contender, **settings, **more)))
-            found = contenders[name].turn(seconds)
+        for name, contender in contenders.items():
+            found = contender.turn(seconds)
             console.print(f"  round {number + 1}, {name}: {found['rate']:.1f} sessions/s")
             results[name].append(found)
     return contenders, results

@@ -179,9 +179,7 @@ class Fitter:
                 seconds=_PERMUTING_SECONDS,
             ),
             classes=self.classes,
-            model=" and ".join(f"{each.learner} ({weight:.0%})" for each, weight in parts if weight > 0)
-            if len(parts) > 1
-            else best.learner,
+            model=_described(parts) + (", corrected by what becomes known" if self.correction(runs) else ""),
         )
 
     def value(self, examples: Examples, predictions: Predictions) -> float:
@@ -221,6 +219,12 @@ def parts_of(best: Tried, tried: Sequence[Tried]) -> list[tuple[Tried, float]]:
     return [
         (by_number[number], weight) for number, weight in zip(best.found["runs"], best.found["weights"], strict=True)
     ]
+
+
+def _described(parts: Sequence[tuple[Tried, float]]) -> str:
+    """Who predicts, and with which share where there are several."""
+    shares = {each.learner: f" ({weight:.0%})" if len(parts) > 1 else "" for each, weight in parts if weight > 0}
+    return " and ".join(f"{name}{share}" for name, share in shares.items())
 
 
 def _attempt(each: Tried, best: Tried) -> Attempt:
