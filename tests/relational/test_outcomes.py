@@ -75,7 +75,7 @@ def test_earlier_splits_decide_as_well() -> None:
     assert choose_correction(task(), [helped, opposite, opposite, opposite]) is None
 
 
-rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.floats(-2, 2)), max_size=40)
+rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.floats(-2, 2)), max_size=40)
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,6 +95,14 @@ def test_a_correction_is_what_a_plain_loop_gives(
         weights = np.array([0.5 ** ((day - known[at][1]) / 7 / half_life) for at in last])
         errors = np.array([known[at][2] - predicted[at] for at in last])
         assert found[row] == pytest.approx(value + (weights * errors).sum() / (weights.sum() + 3.0), abs=1e-9)
+
+
+def test_the_last_outcomes_of_an_entity_are_looked_at() -> None:
+    days = np.arange(MOST + 3)
+    labelled = examples(np.zeros(len(days), int), days, days.astype(float))
+    asked = examples(np.array([0]), np.array([60]))
+    found = Correction(2, 1.0).outcomes(task(), asked, labelled)
+    np.testing.assert_array_equal(found[1], days[-MOST:])
 
 
 class Says(Fitted):

@@ -28,6 +28,7 @@ MOST = 8  # outcomes of an entity that a prediction looks at, the last ones
 HALF_LIVES = 2, 4  # horizons
 STRENGTHS = 4, 8, 16, 32  # outcomes that count as much as that there is no effect
 _SURE = 1e-12  # no probability is nearer to 0 or 1
+_LEAST_SCALE = 1e-4  # of p (1 - p): who is always sure can be wrong
 Values = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 Held = tuple[Examples, Values]
@@ -118,14 +119,17 @@ def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None
         task: what is predicted.
         held: validation splits, each with its predictions, (N,), by a model that learnt from none of it.
     """
+    anything = Correction(1, 1)
+    if not any(len(anything.outcomes(task, examples, examples)[0]) for examples, _ in held):
+        return None
     scale = 1.0
     if task.task_type == "binary_classification":
         every = np.concatenate([predictions for _, predictions in held])
-        scale = float((every * (1 - every)).mean())
+        scale = max(float((every * (1 - every)).mean()), _LEAST_SCALE)
     candidates = [Correction(each, strength * scale) for each in HALF_LIVES for strength in STRENGTHS]
     sign = 1 if task.maximise else -1
     values = [sign * _mean(task, held, each) for each in (None, *candidates)]
-    best = int(np.argmax(values))
+    best = int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
     return candidates[best - 1] if best else None
 
 
