@@ -287,7 +287,7 @@ def ours(
     from tuneloop.methods.default import DefaultFineTuningMethod, DefaultSettings
 
     if rate:
-        settings |= {"max_epochs": 100, "evaluations": 1}
+        settings |= {"max_epochs": 100, "evaluations": 1, "train_sample": 1}
     method = DefaultFineTuningMethod(DefaultSettings(max_length=MAX_LENGTH, **settings))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
