@@ -81,7 +81,6 @@ class Contender:
 
     def __init__(self, name: str, **settings: Any) -> None:
         self._name = name
-        self._peak = 0.0
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the contender
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("contenders.py")), name, json.dumps(settings)],
@@ -92,7 +91,7 @@ class Contender:
         )
 
     def turn(self, seconds: float | None = None) -> dict[str, Any]:
-        """What comes of so many seconds of it, with the peak of its memory so far; None: of it whole."""
+        """What comes of so many seconds of it; None: of it whole."""
         assert self._process.stdin and self._process.stdout
         with PeakMemory(self._process.pid) as memory:
             print(json.dumps(seconds), file=self._process.stdin, flush=True)
@@ -101,8 +100,7 @@ class Contender:
             self._errors.seek(0)
             raise SystemExit(f"{self._name} failed:\n{self._errors.read()}")
         found: dict[str, Any] = json.loads(line)
-        self._peak = max(self._peak, memory.gib)
-        return found | {"peak_gib": self._peak}
+        return found | {"peak_gib": memory.gib}
 
     def close(self) -> None:
         """End it."""

@@ -8,9 +8,9 @@ import pytest
 
 from tuneloop.relational import CandidateKey, Dataset, ForeignKey, LinkTask, NodeTask, Table
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.fitter import Fitter
+from tuneloop.relational.fitter import Fitter, parts_of
 from tuneloop.relational.learner import Folds, Links, Predictions, Run, Silent
-from tuneloop.relational.search import Question, Tried
+from tuneloop.relational.search import BLEND, Question, Tried
 
 NAMES = "one", "other"
 
@@ -84,9 +84,13 @@ def test_few_examples_decide_little() -> None:
     assert 0.2 < shares[40] < 0.8 and shares[4000] == pytest.approx(0.5, abs=0.1)
 
 
-def test_who_knows_nothing_does_not_count() -> None:
+def test_who_knows_nothing_does_not_count_and_stays_for_its_embeddings() -> None:
     truth, _ = two_guesses(2000, (1, 1))
-    assert blended(node("regression", "mae"), pa.array(truth), [truth, np.full(len(truth), 50.0)]) == [1.0, 0.0]
+    weights = blended(node("regression", "mae"), pa.array(truth), [truth, np.full(len(truth), 50.0)])
+    assert weights == [1.0, 0.0]
+    tried = [Tried(number, name, outcome="done") for number, name in enumerate(NAMES)]
+    blend = Tried(2, BLEND, outcome="done", found={"runs": [0, 1], "weights": weights})
+    assert parts_of(blend, [*tried, blend]) == [(tried[0], 1.0), (tried[1], 0.0)]
 
 
 def test_links_are_blended_by_what_examples_were_linked_to() -> None:

@@ -14,7 +14,7 @@ from tuneloop.relational.examples import Examples
 from tuneloop.relational.learner import Fitted, Silent
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.model import Part, TableModel
-from tuneloop.relational.outcomes import MOST, Correction, can_be_corrected, choose_correction
+from tuneloop.relational.outcomes import MOST, Correction, can_be_corrected, choose_correction, outcomes
 
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2020-01-01", "us")
@@ -50,7 +50,7 @@ def test_what_a_model_misses_of_somebody_is_found(task_type: str, metric: str) -
     held, predictions = people(task_type, effect=1.5)
     found = choose_correction(asked, [(held, predictions)])
     assert found is not None
-    better = found.corrected(asked, held, predictions, held, predictions)
+    better = found.corrected(asked, held, predictions, held, predictions, outcomes(asked, held, held))
     labels = np.asarray(held.labels.to_numpy(), float)  # type: ignore[union-attr]
     before, after = measure(metric, labels, predictions), measure(metric, labels, better)
     assert after < 0.8 * before if metric == "mae" else after > before + 0.08
@@ -88,7 +88,9 @@ def test_a_correction_is_what_a_plain_loop_gives(
     other_keys, other_days, labels = (np.array(each) for each in (zip(*known, strict=True) if known else ([], [], [])))
     labelled = examples(other_keys.astype(int), other_days, labels.astype(float))
     predicted = 0.1 * other_days.astype(float)
-    found = correction.corrected(task(), examples(keys, days), values, labelled, predicted)
+    wanted = examples(keys, days)
+    pairs = outcomes(task(), wanted, labelled, since=correction.since)
+    found = correction.corrected(task(), wanted, values, labelled, predicted, pairs)
     for row, (key, day, value) in enumerate(asked):
         mine = [at for at, (k, d, _) in enumerate(known) if k == key and since < d and d + 7 <= day]
         last = sorted(mine, key=lambda at: (known[at][1], at))[-MOST:]
@@ -101,7 +103,7 @@ def test_the_last_outcomes_of_an_entity_are_looked_at() -> None:
     days = np.arange(MOST + 3)
     labelled = examples(np.zeros(len(days), int), days, days.astype(float))
     asked = examples(np.array([0]), np.array([60]))
-    found = Correction(2, 1.0).outcomes(task(), asked, labelled)
+    found = outcomes(task(), asked, labelled)
     np.testing.assert_array_equal(found[1], days[-MOST:])
 
 

@@ -150,7 +150,7 @@ class BoostedNodes(Learner):
             predicted.append(model.predict_features(rows.features.values[split.held]))
             values.append(measure(task.evaluation_metric, rows.labels.values[split.held], predicted[-1]))
         found = {"rounds": trees[-1].best_rounds, "values": values}
-        earlier = [(test.examples, each) for test, each in zip(self._tests, predicted, strict=False)]
+        earlier = [(test.examples, each) for test, each in zip(self._tests, predicted[:-1], strict=True)]
         return Run(model, float(np.nanmean(values)), predicted[-1], found, earlier)
 
     def _trees(self, params: Mapping[str, Any], seed: int, watcher: Watcher) -> list[Trees]:

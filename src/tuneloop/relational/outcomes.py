@@ -9,20 +9,17 @@ drawn towards nothing where there are few. That is the best linear unbiased pred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.judging import value_of
+from tuneloop.relational.judging import entity_numbers, value_of
 from tuneloop.relational.labels import label_values
 from tuneloop.relational.schema import LinkTask, NodeTask
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MOST = 8  # outcomes of an entity that a prediction looks at, the last ones
 HALF_LIVES = 2, 4  # horizons
@@ -31,6 +28,7 @@ _SURE = 1e-12  # no probability is nearer to 0 or 1
 _LEAST_SCALE = 1e-4  # of p (1 - p): who is always sure can be wrong
 Values = NDArray[np.float64]
 Numbers = NDArray[np.int64]
+Pairs = tuple[Numbers, Numbers]
 Held = tuple[Examples, Values]
 
 
@@ -48,38 +46,25 @@ class Correction:
     prior: float
     since: np.datetime64 | None = None
 
-    def outcomes(self, task: NodeTask, examples: Examples, labelled: Examples) -> tuple[Numbers, Numbers]:
-        """The outcomes that predictions look at, pair by pair: numbers of the examples, and of the labelled.
-
-        Of an example those of its entity that were known by its cut-off, the last ones.
-        """
-        assert task.horizon is not None and labelled.labels is not None
-        known = labelled.times + np.timedelta64(task.horizon)
-        good = labelled.labels.is_valid().to_numpy()
-        if self.since is not None:
-            good &= labelled.times > self.since
-        entity, other = _codes(examples.keys, labelled.keys)
-        rows = np.flatnonzero(good & (other >= 0))
-        moments, place = np.unique(np.concatenate([known[rows], examples.cuts]), return_inverse=True)
-        turns = other[rows] * len(moments) + place[: len(rows)]  # by entity, and then by when they were known
-        order = np.argsort(turns, kind="stable")
-        rows, turns = rows[order], turns[order]
-        first = np.searchsorted(turns, entity * len(moments))
-        end = np.searchsorted(turns, entity * len(moments) + place[len(rows) :], side="right")
-        count = np.minimum(end - first, MOST)
-        example = np.repeat(np.arange(len(examples)), count)
-        back = np.arange(len(example)) - np.repeat(np.cumsum(count) - count, count)
-        return example, rows[np.repeat(end - count, count) + back]
-
     def corrected(
-        self, task: NodeTask, examples: Examples, predictions: Values, labelled: Examples, predicted: Values
+        self,
+        task: NodeTask,
+        examples: Examples,
+        predictions: Values,
+        labelled: Examples,
+        predicted: Values,
+        pairs: Pairs,
     ) -> Values:
         """Predictions of examples, (N,), moved by how those of labelled ones, (M,), turned out.
 
-        Of `predicted` those are looked at that `outcomes` names.
+        Args:
+            task: what is predicted.
+            examples, predictions: what is moved.
+            labelled, predicted: what turned out.
+            pairs: which of them each example looks at, see `outcomes`.
         """
-        assert task.horizon is not None and labelled.labels is not None
-        example, outcome = self.outcomes(task, examples, labelled)
+        assert task.horizon is not None
+        example, outcome = pairs
         ages = (examples.cuts[example] - labelled.times[outcome]) / np.timedelta64(task.horizon)
         weights = 0.5 ** (ages / self.half_life)
         turned_out = labelled.take(outcome).labels
@@ -105,6 +90,30 @@ class Correction:
         return cls(document["half_life"], document["prior"], since)
 
 
+def outcomes(task: NodeTask, examples: Examples, labelled: Examples, *, since: np.datetime64 | None = None) -> Pairs:
+    """The outcomes that predictions look at, pair by pair: numbers of the examples, and of the labelled.
+
+    Of an example those of its entity that were known by its cut-off, the last ones; none up to `since`.
+    """
+    assert task.horizon is not None and labelled.labels is not None
+    known = labelled.times + np.timedelta64(task.horizon)
+    good = labelled.labels.is_valid().to_numpy()
+    if since is not None:
+        good &= labelled.times > since
+    entity, other = np.split(entity_numbers(replace(examples, labels=None) + labelled), [len(examples)])
+    rows = np.flatnonzero(good & np.isin(other, entity))
+    moments, place = np.unique(np.concatenate([known[rows], examples.cuts]), return_inverse=True)
+    turns = other[rows] * len(moments) + place[: len(rows)]  # by entity, and then by when they were known
+    order = np.argsort(turns, kind="stable")
+    rows, turns = rows[order], turns[order]
+    first = np.searchsorted(turns, entity * len(moments))
+    end = np.searchsorted(turns, entity * len(moments) + place[len(rows) :], side="right")
+    count = np.minimum(end - first, MOST)
+    example = np.repeat(np.arange(len(examples)), count)
+    back = np.arange(len(example)) - np.repeat(np.cumsum(count) - count, count)
+    return example, rows[np.repeat(end - count, count) + back]
+
+
 def can_be_corrected(task: NodeTask | LinkTask) -> bool:
     """Whether errors of a task's predictions are single numbers that become known."""
     if not isinstance(task, NodeTask) or task.horizon is None or task.time_column is None:
@@ -119,8 +128,8 @@ def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None
         task: what is predicted.
         held: validation splits, each with its predictions, (N,), by a model that learnt from none of it.
     """
-    anything = Correction(1, 1)
-    if not any(len(anything.outcomes(task, examples, examples)[0]) for examples, _ in held):
+    pairs = [outcomes(task, examples, examples) for examples, _ in held]
+    if not any(len(example) for example, _ in pairs):
         return None
     scale = 1.0
     if task.task_type == "binary_classification":
@@ -128,26 +137,16 @@ def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None
         scale = max(float((every * (1 - every)).mean()), _LEAST_SCALE)
     candidates = [Correction(each, strength * scale) for each in HALF_LIVES for strength in STRENGTHS]
     sign = 1 if task.maximise else -1
-    values = [sign * _mean(task, held, each) for each in (None, *candidates)]
+    values = [sign * _mean(task, held, pairs, each) for each in (None, *candidates)]
     best = int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
     return candidates[best - 1] if best else None
 
 
-def _mean(task: NodeTask, held: Sequence[Held], correction: Correction | None) -> float:
+def _mean(task: NodeTask, held: Sequence[Held], pairs: Sequence[Pairs], correction: Correction | None) -> float:
     """The task's metric of the splits, those left out in which it is not defined."""
     found = []
-    for examples, predictions in held:
+    for (examples, predictions), each in zip(held, pairs, strict=True):
         if correction is not None:
-            predictions = correction.corrected(task, examples, predictions, examples, predictions)
+            predictions = correction.corrected(task, examples, predictions, examples, predictions, each)
         found.append(value_of(task, task.evaluation_metric, examples, predictions, ()))
     return float(np.nanmean(found))
-
-
-def _codes(keys: pa.ChunkedArray, others: pa.ChunkedArray) -> tuple[Numbers, Numbers]:
-    """Entities as numbers, and others by the same numbers; -1 for those that are not among the first."""
-    import pyarrow.compute as pc
-
-    distinct = pc.unique(keys)
-    found = (pc.fill_null(pc.index_in(each, distinct), -1).to_numpy().astype(np.int64) for each in (keys, others))
-    first, second = found
-    return first, second
