@@ -133,3 +133,17 @@ def test_a_text_has_its_embedding_whatever_others_there_are(bert, rows):
     with torch.no_grad():
         alone = torch.cat([encoder.encode(np.array([row])) for row in rows])
         torch.testing.assert_close(encoder.encode(np.array(rows)), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("sharpness", [1e3, -1e3])
+def test_attention_scores_beyond_what_an_exponential_holds_are_no_trouble(sharpness, precision, tmp_path):
+    model = build(tmp_path, FAMILIES["bert"])
+    with torch.no_grad():
+        for layer in model[0].model.encoder.layer:  # every score is some ten thousand
+            layer.attention.self.query.bias.fill_(sharpness)
+            layer.attention.self.key.bias.fill_(10)
+        encoder = Encoder(model, tokenize(model, TEXTS, queries=20), precision=precision)
+        assert encoder._fused["document"] is not None
+        cosine = (encoder.encode(ROWS).numpy() * model.encode(TEXTS)).sum(1)
+    assert cosine.mean() > (0.9999 if precision == "fp32" else 0.98)

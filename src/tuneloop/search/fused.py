@@ -35,6 +35,10 @@ LANE_ROWS = 128
 COLUMNS = 16
 TEXTS = 8
 MAX_TEXTS = 64
+# Attention's scores of a head that are computed at once, about, so that they stay near the core.
+SCORES = 2**17
+# Tokens of a text, at most, whose scores are all held at once where nothing is learnt.
+SHORT = 512
 Check = Callable[[], None]
 
 
@@ -85,7 +89,7 @@ class _Pass:
         for start, end in _runs(-(-self.lengths // COLUMNS)):
             length = int(-(-self.lengths[start] // COLUMNS)) * COLUMNS
             while start < end:
-                texts = min(end - start, MAX_TEXTS)
+                texts = min(end - start, MAX_TEXTS, max(SCORES // length**2, 1))
                 texts = texts // TEXTS * TEXTS or texts
                 found.append(self._block(starts[start : start + texts], self.lengths[start : start + texts], length))
                 start += texts
@@ -587,29 +591,38 @@ class _Weights:
         ]
 
     def _attended(self, projected: Tensor, part: _Pass) -> Tensor:
-        """Queries, keys and values (T, 3 H) to attention's output (T, H), by PyTorch's fused kernel.
-
-        It is nearly twice as fast at lengths that are multiples of 16.
-        """
+        """Queries, keys and values (T, 3 H) to attention's output (T, H)."""
         attended = projected.new_empty(len(projected), projected.shape[1] // 3)
         for block in part.blocks:
-            query, key, value = self._heads(projected, block)
-            mask = None if block.mask is None else block.mask.to(query.dtype)
-            found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+            heads = self._heads(projected, block)
+            found = self._mixed(heads, block) if block.length <= SHORT else None
+            if found is None:
+                mask = None if block.mask is None else block.mask.to(heads.dtype)
+                query, key, value = heads
+                found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
             _put(attended, block, self._merged(found, block))
         attended[part.tokens.stop - part.tokens.start :] = 0
         return attended
 
+    def _mixed(self, heads: Tensor, block: _Block) -> Tensor | None:
+        """Attention's output in a block, (texts * heads, length, width), or nothing where a score is too large.
+
+        The softmax is not taken less its greatest score, and divides what comes out: two passes over the scores.
+        """
+        query, key, value = heads.reshape(3, block.texts * self.heads, block.length, -1)
+        share = self._score(query, key, block).exp_()
+        total = share.sum(-1, keepdim=True)
+        if not (total.isfinite().all() and total.all()):
+            return None
+        return torch.bmm(share, value).div_(total)
+
     def _attend(self, projected: Tensor, part: _Pass, attended: Tensor) -> list[Any]:
-        """The same written to `attended`, and what the way back needs: the kernel's own takes much longer."""
+        """The same written to `attended`, and what the way back needs: PyTorch's own kernel takes much longer back."""
         kept = []
         for block in part.blocks:
             heads = self._heads(projected, block)
             query, key, value = heads.reshape(3, block.texts * self.heads, block.length, -1)
-            score = torch.bmm(query, key.transpose(1, 2))
-            if block.mask is not None:
-                score.view(block.texts, self.heads, block.length, -1).add_(block.mask)
-            share = score.softmax(-1)
+            share = self._score(query, key, block).softmax(-1)
             _put(attended, block, self._merged(torch.bmm(share, value), block))
             kept.append((query, key, value, share))
         attended[part.tokens.stop - part.tokens.start :] = 0
@@ -629,6 +642,13 @@ class _Weights:
             _put(found, block, torch.cat([self._merged(each, block) for each in parts], dim=1))
         found[part.tokens.stop - part.tokens.start :] = 0
         return found
+
+    def _score(self, query: Tensor, key: Tensor, block: _Block) -> Tensor:
+        """How much each token attends to each other one before the softmax, (texts * heads, length, length)."""
+        score = torch.bmm(query, key.transpose(1, 2))
+        if block.mask is not None:
+            score.view(block.texts, self.heads, block.length, -1).add_(block.mask.to(score.dtype))
+        return score
 
     def _heads(self, projected: Tensor, block: _Block) -> Tensor:
         """Those of queries, keys and values in a block, (3, texts, heads, length, width)."""
