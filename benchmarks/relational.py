@@ -40,7 +40,7 @@ from tuneloop.relational.judging import value_of
 from tuneloop.relational.learner import Folds, Learner, Links, Predictions, Silent, learners_for
 from tuneloop.relational.model import opened, task_of
 from tuneloop.relational.opening import OpenTables
-from tuneloop.relational.outcomes import Correction, outcomes
+from tuneloop.relational.outcomes import Correction
 from tuneloop.relational.search import Search, Tried
 from tuneloop.relational.settings import RelationalSettings
 from tuneloop.relational.sources import Sources
@@ -86,8 +86,8 @@ class Case:
         assert test is not None
         if correction is not None:
             assert isinstance(task, NodeTask) and not isinstance(predictions, Links)
-            pairs = outcomes(task, test, test, since=correction.since)
-            predictions = correction.corrected(task, test, predictions, test, predictions, pairs)
+            looked_at = correction.outcomes(task, test, test)
+            predictions = correction.corrected(task, test, predictions, test, predictions, looked_at)
         return self.value(test, predictions)
 
 

@@ -1,5 +1,6 @@
 """Predictions learn from how earlier ones of the same entity turned out."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from tuneloop.relational.examples import Examples
 from tuneloop.relational.learner import Fitted, Silent
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.model import Part, TableModel
-from tuneloop.relational.outcomes import MOST, Correction, can_be_corrected, choose_correction, outcomes
+from tuneloop.relational.outcomes import (
+    MOST,
+    RECENT,
+    Correction,
+    Line,
+    can_be_corrected,
+    choose_correction,
+    outcomes,
+)
 
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2020-01-01", "us")
@@ -50,7 +59,7 @@ def test_what_a_model_misses_of_somebody_is_found(task_type: str, metric: str) -
     held, predictions = people(task_type, effect=1.5)
     found = choose_correction(asked, [(held, predictions)])
     assert found is not None
-    better = found.corrected(asked, held, predictions, held, predictions, outcomes(asked, held, held))
+    better = found.corrected(asked, held, predictions, held, predictions, found.outcomes(asked, held, held))
     labels = np.asarray(held.labels.to_numpy(), float)  # type: ignore[union-attr]
     before, after = measure(metric, labels, predictions), measure(metric, labels, better)
     assert after < 0.8 * before if metric == "mae" else after > before + 0.08
@@ -69,7 +78,8 @@ def test_nothing_is_corrected_where_nothing_can_be_known() -> None:
 
 def test_earlier_splits_decide_as_well() -> None:
     helped, flat = people("regression", effect=0.7), people("regression", effect=0.0)
-    opposite = flat[0], flat[1] + 6 * (-1.0) ** (np.arange(len(flat[1])) // 40)  # errors that turn every week
+    turning = flat[0].labels.to_numpy() + 6 * (-1.0) ** (np.arange(len(flat[1])) // 40)  # type: ignore[union-attr]
+    opposite = replace(flat[0], labels=pa.chunked_array([turning])), flat[1]  # errors that turn every week
     assert choose_correction(task(), [helped]) is not None
     assert choose_correction(task(), [opposite]) is None
     assert choose_correction(task(), [helped, opposite, opposite, opposite]) is None
@@ -79,24 +89,45 @@ rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.floats(-2, 2
 
 
 @settings(max_examples=60, deadline=None)
-@given(asked=rows.filter(len), known=rows, since=st.integers(-1, 30), half_life=st.sampled_from([1, 2, 4]))
+@given(
+    asked=rows.filter(len),
+    known=rows,
+    since=st.integers(-1, 30),
+    half_life=st.sampled_from([1, 2, 4]),
+    together=st.booleans(),
+)
 def test_a_correction_is_what_a_plain_loop_gives(
-    asked: list[tuple[int, int, float]], known: list[tuple[int, int, float]], since: int, half_life: int
+    asked: list[tuple[int, int, float]],
+    known: list[tuple[int, int, float]],
+    since: int,
+    half_life: int,
+    together: bool,
 ) -> None:
-    correction = Correction(half_life, 3.0, START + since * DAY)
+    common = Line(1.0, 1.0, 4.0) if together else None
+    correction = Correction(half_life, 3.0, START + since * DAY, common)
     keys, days, values = map(np.array, zip(*asked, strict=True))
     other_keys, other_days, labels = (np.array(each) for each in (zip(*known, strict=True) if known else ([], [], [])))
     labelled = examples(other_keys.astype(int), other_days, labels.astype(float))
     predicted = 0.1 * other_days.astype(float)
     wanted = examples(keys, days)
-    pairs = outcomes(task(), wanted, labelled, since=correction.since)
-    found = correction.corrected(task(), wanted, values, labelled, predicted, pairs)
+    looked_at = correction.outcomes(task(), wanted, labelled)
+    found = correction.corrected(task(), wanted, values, labelled, predicted, looked_at)
     for row, (key, day, value) in enumerate(asked):
-        mine = [at for at, (k, d, _) in enumerate(known) if k == key and since < d and d + 7 <= day]
-        last = sorted(mine, key=lambda at: (known[at][1], at))[-MOST:]
-        weights = np.array([0.5 ** ((day - known[at][1]) / 7 / half_life) for at in last])
-        errors = np.array([known[at][2] - predicted[at] for at in last])
-        assert found[row] == pytest.approx(value + (weights * errors).sum() / (weights.sum() + 3.0), abs=1e-9)
+        turned_out = [at for at, (_, d, _) in enumerate(known) if since < d and d + 7 <= day]
+        turned_out.sort(key=lambda at: (known[at][1], at))
+        weights = np.array([0.5 ** ((day - known[at][1]) / 7 / half_life) for at in turned_out])
+        errors = np.array([known[at][2] - predicted[at] for at in turned_out])
+        expected = value
+        if together:  # ridge regression as least squares with two more rows
+            root = np.sqrt(np.append(weights, [4.0, 4.0]))
+            sides = np.array([[1, predicted[at] - 1] for at in turned_out] + [[1, 0], [0, 1]], float)
+            line = np.linalg.lstsq(sides * root[:, None], np.append(errors, [0, 0]) * root, rcond=None)[0]
+            expected += line @ [1, value - 1]
+            errors = errors - sides[:-2] @ line
+        mine = np.array([known[at][0] == key for at in turned_out], bool)
+        last_weights, last_errors = weights[mine][-MOST:], errors[mine][-MOST:]
+        expected += (last_weights * last_errors).sum() / (last_weights.sum() + 3.0)
+        assert found[row] == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_last_outcomes_of_an_entity_are_looked_at() -> None:
@@ -104,7 +135,33 @@ def test_the_last_outcomes_of_an_entity_are_looked_at() -> None:
     labelled = examples(np.zeros(len(days), int), days, days.astype(float))
     asked = examples(np.array([0]), np.array([60]))
     found = outcomes(task(), asked, labelled)
-    np.testing.assert_array_equal(found[1], days[-MOST:])
+    np.testing.assert_array_equal(found.outcome, days[-MOST:])
+
+
+def test_the_last_outcomes_of_everybody_are_looked_at() -> None:
+    days = np.arange(RECENT + 10)
+    labelled = examples(days, days, days.astype(float))
+    asked = examples(np.array([-1, -1, -1]), np.array([20, RECENT + 16, 1]))
+    found = outcomes(task(), asked, labelled, everybody=True)
+    np.testing.assert_array_equal(found.rows, days)
+    seen = [found.everybody[first:end] for first, end in zip(found.first, found.end, strict=True)]
+    for rows, expected in zip(seen, (days[:14], days[10:], days[:0]), strict=True):
+        np.testing.assert_array_equal(rows, expected)
+    late = outcomes(task(), asked.take(np.array([1])), labelled, everybody=True)
+    np.testing.assert_array_equal(late.rows, days[10:])
+    np.testing.assert_array_equal(late.among(late.rows).everybody, np.arange(RECENT))
+
+
+def test_a_world_that_moves_is_followed() -> None:
+    held, predictions = people("regression", effect=0.0)
+    labels = held.labels.to_numpy()  # type: ignore[union-attr]
+    moved = examples(np.arange(len(labels)), (held.times - START) / DAY, 5 + 2 * labels)  # everybody is new
+    found = choose_correction(task(), [(moved, predictions)])
+    assert found is not None and found.common is not None
+    better = found.corrected(task(), moved, predictions, moved, predictions, found.outcomes(task(), moved, moved))
+    late = (moved.times - START) / DAY > 70
+    before, after = (np.abs(5 + 2 * labels - each)[late].mean() for each in (predictions, better))
+    assert after < 0.4 * before
 
 
 class Says(Fitted):
@@ -142,8 +199,20 @@ def test_a_model_looks_at_what_it_was_not_fitted_on_and_at_no_more() -> None:
     np.testing.assert_array_equal(alone, np.asarray(found)[:1])  # type: ignore[arg-type]
 
 
+def test_a_model_follows_everybody_where_it_was_chosen_to() -> None:
+    dataset = Dataset("d", tables=[Table("people", source="p", candidate_keys=[CandidateKey("id")])], task=task())
+    labelled = examples(np.array([1, 2, 3], np.int32), np.array([10, 20, 33]), np.array([18.0, 28.0, 90.0]))
+    asked = examples(np.array([4, 5]), np.array([34, 26]))
+    fitted = Says()
+    correction = Correction(1e9, 1.0, START, Line(0.0, 1e9, 2.0))
+    model = TableModel(dataset, [Part(fitted)], correction=correction)
+    found = model.predict_examples(dataset, {}, asked, labelled, Silent())  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, [34 + 16 / 4, 26 + 8 / 3])  # type: ignore[arg-type]
+    assert fitted.asked == [4]  # day 33 is not known to either
+
+
 def test_a_stored_model_keeps_its_correction(tmp_path: Path) -> None:
     dataset = Dataset("d", tables=[Table("people", source="p", candidate_keys=[CandidateKey("id")])], task=task())
-    for number, correction in enumerate([None, Correction(2, 1.5, START), Correction(4, 0.25)]):
+    for number, correction in enumerate([None, Correction(2, 1.5, START), Correction(4, 0.25, None, Line(1.0, 2.0))]):
         TableModel(dataset, (), correction=correction).save(tmp_path / str(number))
         assert TableModel.load(tmp_path / str(number)).correction == correction

@@ -86,8 +86,10 @@ class Fitter:
         fitted = [Part(self.refit(tried, watcher), weight) for tried, weight in parts]
         correction = self.correction([(self.run(tried, watcher), weight) for tried, weight in parts])
         if correction is not None:
+            whose = "of an entity" if correction.common is None else "of an entity and of everybody"
             watcher.log(
-                f"errors that became known will correct predictions, half as much after {correction.half_life} horizons"
+                f"errors {whose} that became known will correct predictions,"
+                f" half as much after {correction.half_life} horizons"
             )
         return TableModel(self._dataset, fitted, self.classes, correction)
 

@@ -20,7 +20,7 @@ from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples, read_examples
 from tuneloop.relational.learner import Fitted, Links, Predictions, Silent, Watcher, learners_for
 from tuneloop.relational.opening import OpenTables, open_tables
-from tuneloop.relational.outcomes import Correction, outcomes
+from tuneloop.relational.outcomes import Correction
 from tuneloop.relational.schema import LinkTask, NodeTask
 from tuneloop.relational.sources import Sources
 
@@ -111,16 +111,16 @@ class TableModel:
         if self.correction is None or labelled is None or not isinstance(self.task, NodeTask):
             return self._uncorrected(dataset, data, examples, labelled, watcher)
         labelled = replace(labelled, keys=labelled.keys.cast(examples.keys.type))
-        example, outcome = outcomes(self.task, examples, labelled, since=self.correction.since)
-        if not len(outcome):
+        looked_at = self.correction.outcomes(self.task, examples, labelled)
+        rows = looked_at.rows
+        if not len(rows):
             return self._uncorrected(dataset, data, examples, labelled, watcher)
-        rows, place = np.unique(outcome, return_inverse=True)
         earlier = labelled.take(rows)
         both = replace(examples, labels=None) + earlier  # one look at the tables
         found = self._uncorrected(dataset, data, both, labelled, watcher)
         assert not isinstance(found, Links)
         own, others = np.split(found, [len(examples)])
-        return self.correction.corrected(self.task, examples, own, earlier, others, (example, place))
+        return self.correction.corrected(self.task, examples, own, earlier, others, looked_at.among(rows))
 
     def _uncorrected(
         self, dataset: Dataset, data: OpenTables, examples: Examples, labelled: Examples | None, watcher: Watcher
