@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no distillation": {"distillation": 0.0},
     "averaging 0.2": {"averaging": 0.2},
     "irrelevant sessions too": {"not_irrelevant_only": False},
+    "attention of both trained layers": {"fixed_attention": False},
     "one layer": {"num_fixed_layers": 5},
     "all layers": {"num_fixed_layers": 0, "query_lr": 2e-4, "items_lr": 2e-4},
     "texts of up to 96 tokens": {"train_length": 96},

@@ -371,10 +371,13 @@ class Watch:
                 self._bf16 = encoder.bf16
                 lengths = np.minimum(encoder.tokens.lengths[rows], max_length or 10**9).astype(float)
                 config = start_config()
-                width, layers = config.hidden_size, config.num_hidden_layers - encoder.depth
-                products = 2 * (4 * width**2 + 2 * width * config.intermediate_size) * lengths.sum()
-                attention = 4 * width * (lengths**2).sum()
-                self._flops += 3 * layers * (products + attention)
+                width, layers = config.hidden_size, config.num_hidden_layers - encoder.depth.layers
+                following = 2 * 2 * width * config.intermediate_size * lengths.sum()
+                attention = 2 * 4 * width**2 * lengths.sum() + 4 * width * (lengths**2).sum()
+                self._flops += 3 * (layers * following + (layers - encoder.depth.attention) * attention)
+                if encoder.depth.layers:  # the lowest trained product needs no way back to what is fixed
+                    inner = config.intermediate_size if encoder.depth.attention else 3 * width
+                    self._flops -= 2 * width * inner * lengths.sum()
             return encode(encoder, rows, max_length=max_length, **named)
 
         Encoder.encode = counted  # type: ignore[method-assign]

@@ -42,6 +42,8 @@ ARCHITECTURES = {
     "albert": lambda size: AlbertModel(AlbertConfig(vocab_size=size, embedding_size=16, **SIZE)),
 }
 
+BERTS = "bert", "xlm-roberta"  # with attention that ends in a sum and a norm
+
 
 def build(folder, name):
     torch.manual_seed(1)
@@ -85,9 +87,9 @@ def test_embeddings_through_the_cache_are_those_without_it(model, tmp_path):
     encoder = encoder_of(plain)
     expected = embed(encoder)
     cache = PrefixCache(tmp_path, max_bytes=10**8)
-    for depth in (1, 2):
-        fixed = encoder.fix_layers(depth, cache)
-        assert fixed == (0 if name == "albert" else depth)
+    for layers, attention in ((1, True), (1, False), (2, True), (2, False)):
+        fixed = encoder.fix_layers(layers, cache, attention=attention)
+        assert fixed == ((0, False) if name == "albert" else (layers, attention and name in BERTS))
         assert bool(cache.used) == (name != "albert")
         np.testing.assert_allclose(embed(encoder), expected, atol=0.02)
     encoder.release()
@@ -121,12 +123,17 @@ def test_bfloat16_gives_the_embeddings_of_fp32_within_tolerance(model):
     assert (exact * rough).sum(axis=1).min() > 0.999
 
 
-def test_gradients_through_the_cache_are_those_without_it(tmp_path):
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_through_the_cache_are_those_without_it(fused, attention, tmp_path):
     plain = build(tmp_path, "bert")
     gradients = []
     for cache in (None, PrefixCache(tmp_path, max_bytes=10**8)):
         encoder = encoder_of(plain)
-        encoder.fix_layers(2, cache)
+        if not fused:
+            encoder._fused = dict.fromkeys(encoder._fused)
+        encoder.fix_layers(1, cache, attention=attention)
+        assert bool(encoder._replay) == (cache is not None and not fused)
         plain.zero_grad()
         encoder.encode(ROWS).std(dim=0).sum().backward()
         gradients.append(
@@ -198,7 +205,7 @@ def test_a_model_without_transformer_is_trained_as_a_whole(tmp_path):
         modules=[StaticEmbedding(build_tokenizer().backend_tokenizer, embedding_dim=16)], device="cpu"
     )
     encoder = encoder_of(static)
-    assert encoder.fix_layers(3, PrefixCache(tmp_path, max_bytes=10**8)) == 0
+    assert encoder.fix_layers(3, PrefixCache(tmp_path, max_bytes=10**8), attention=True) == (0, False)
     expected = static.encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(embed(encoder), expected, atol=1e-5)
     encoder.encode(ROWS).std(dim=0).sum().backward()
@@ -224,8 +231,8 @@ def test_a_step_may_read_less_of_each_text_than_an_evaluation(tmp_path):
     assert same.any() and np.abs(short - long)[~same].max(axis=1).min() > 1e-3
 
 
-def test_no_more_than_two_depths_are_cached_and_none_over_the_limit(tmp_path):
-    cache = PrefixCache(tmp_path, max_bytes=1000)
+def test_as_many_depths_are_cached_as_fit_and_none_over_the_limit(tmp_path):
+    cache = PrefixCache(tmp_path, max_bytes=1000)  # two of them
     built = []
 
     def get(depth, tokens=10):
@@ -235,6 +242,13 @@ def test_no_more_than_two_depths_are_cached_and_none_over_the_limit(tmp_path):
     assert built == [1, 2, 3, 2]
     assert get(4, tokens=100) is None
     assert not list(tmp_path.iterdir())  # the files have no names
+
+
+def test_no_more_than_four_depths_are_cached(tmp_path):
+    cache = PrefixCache(tmp_path, max_bytes=10**6)
+    for depth in range(6):
+        cache.get(depth, tokens=10, width=20, build=lambda hidden: None)
+    assert cache.used == 4 * 400
 
 
 @pytest.mark.parametrize("content", [{}, {"modules.json": "[]"}, {"config.json": "{}"}])

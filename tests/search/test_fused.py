@@ -48,14 +48,14 @@ def build(folder, transformer, *, pooling="mean", dense=False):
     return SentenceTransformer(modules=[*modules, *([Dense(32, 16)] if dense else []), Normalize()], device="cpu")
 
 
-def learn(model, *, fused, depth=0, precision="fp32", threads=1):
+def learn(model, *, fused, depth=0, attention=False, precision="fp32", threads=1):
     """The embeddings, and the gradient of every parameter."""
     torch.set_num_threads(threads)
     encoder = Encoder(model, tokenize(model, TEXTS, queries=20), precision=precision)
     assert encoder._fused["document"] is not None
     if not fused:
         encoder._fused = dict.fromkeys(encoder._fused)
-    encoder.fix_layers(depth)
+    encoder.fix_layers(depth, attention=attention)
     model.zero_grad()
     embeddings = encoder.encode(ROWS, max_length=24)
     weights = torch.linspace(-1, 1, embeddings.numel()).view_as(embeddings)
@@ -75,12 +75,16 @@ def assert_same(found, expected, *, tolerance):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize(("depth", "attention"), [(0, False), (1, True), (2, False), (2, True)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_embeddings_and_gradients_are_those_of_the_models_own_code(family, depth, threads, tmp_path):
+def test_embeddings_and_gradients_are_those_of_the_models_own_code(family, depth, attention, threads, tmp_path):
     model = build(tmp_path, FAMILIES[family])
-    expected = learn(model, fused=False, depth=depth)
-    assert_same(learn(model, fused=True, depth=depth, threads=threads), expected, tolerance=1e-4)
+    what = {"depth": depth, "attention": attention}
+    expected = learn(model, fused=False, **what)
+    trained = {name for name, each in expected[1].items() if each.abs().max() > 0}
+    assert any(f"layer.{depth}.attention" in name for name in trained) != attention
+    assert any(f"layer.{depth}.output" in name for name in trained)
+    assert_same(learn(model, fused=True, **what, threads=threads), expected, tolerance=1e-4)
 
 
 def test_bfloat16_comes_to_the_same_within_its_precision(tmp_path):

@@ -58,6 +58,9 @@ class FixedParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_fixed_layers: int = Field(4, ge=0, description="Layers, from the embeddings up, that are not trained.")
+    fixed_attention: bool = Field(
+        True, description="Where layers are fixed, also fix the attention of the one above them; of BERT's kind alone."
+    )
     query_lr: float = Field(8.5e-4, gt=0, description="Learning rate of the query encoder.")
     items_lr: float = Field(8.5e-4, gt=0, description="Learning rate of the item encoder.")
     query_weight_decay: float = Field(0.01, ge=0, description="Weight decay of the query encoder.")
@@ -68,7 +71,7 @@ class FixedParams(BaseModel):
         0.5, ge=0, le=1, description="How little a click counts that the model finds implausible; 0 counts all alike."
     )
     not_irrelevant_only: bool = Field(True, description="Leave out sessions in which nothing was relevant.")
-    negative_downsampling: float = Field(0.04, ge=0, le=1, description="Share of not-clicked results in use.")
+    negative_downsampling: float = Field(0.06, ge=0, le=1, description="Share of not-clicked results in use.")
     negative_hardness: float = Field(1.0, ge=0, le=5, description="How much rather such that stood at the top.")
     loss: Literal["contrastive", "margin_ranking"] = Field("contrastive", description="What training minimises.")
     batch_size: int = Field(64, ge=1, description="Sessions in a step.")
@@ -219,6 +222,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
         space: dict[str, BaseDistribution] = {
             "num_fixed_layers": CategoricalDistribution(self._depths()),
+            "fixed_attention": CategoricalDistribution((True, False)),
             "query_lr": FloatDistribution(2e-4, 1e-3, log=True),
             "items_lr": FloatDistribution(2e-4, 1e-3, log=True),
             "query_weight_decay": FloatDistribution(1e-4, 0.1, log=True),
@@ -277,7 +281,8 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         cache = PrefixCache(start_model.parent, max_bytes=context.cache_bytes)
         fixed = self._embed_fixed_sides(encoder, context)
         # Most runs fix as many layers: what they need is computed once, here.
-        encoder.fix_layers(self.default_params()["num_fixed_layers"], cache, check=context.check)
+        params = self.default_params()
+        encoder.fix_layers(params["num_fixed_layers"], cache, attention=params["fixed_attention"], check=context.check)
         evaluator = Evaluator(
             training,
             encoder,

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_DEPTHS = 2
+from tuneloop.search.layers import Depth
+
+MAX_DEPTHS = 4  # as many as a search has to choose from
 
 
 def on_disk(folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> Tensor:
@@ -36,12 +38,12 @@ class PrefixCache:
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
-        self._depths: dict[int, Tensor] = {}
+        self._depths: dict[Depth, Tensor] = {}
 
-    def get(self, depth: int, *, tokens: int, width: int, build: Callable[[Tensor], None]) -> Tensor | None:
-        """The hidden states above `depth` layers, which `build` fills in when they are not there yet.
+    def get(self, depth: Depth, *, tokens: int, width: int, build: Callable[[Tensor], None]) -> Tensor | None:
+        """The hidden states at a depth, which `build` fills in when they are not there yet.
 
-        At most two depths are kept: a third replaces the one used longest ago. None when they would not fit.
+        Of too many, or of more than fit, the one used longest ago makes room. None when even one would not fit.
         """
         size = 2 * tokens * width
         if depth in self._depths:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tuneloop.search.cache import PrefixCache
 from tuneloop.search.fused import FusedEncoder, NotFusible
-from tuneloop.search.layers import LayerStack
+from tuneloop.search.layers import BOTTOM, Depth, LayerStack
 from tuneloop.search.model import SIDES, encoder_modules
 from tuneloop.search.tokens import TokenTable
 
@@ -59,7 +59,7 @@ class Encoder:
         self.modules: dict[str, nn.Module] = encoder_modules(model)
         self.two = self.modules["query"] is not self.modules["document"]
         self.stacks = {side: LayerStack(module, partial(self._forward, side)) for side, module in self.modules.items()}
-        self.depth = 0
+        self.depth = BOTTOM
         self._replay: dict[str, Callable[[dict[str, Any], Tensor], Tensor]] = {}
         self._hidden: Tensor | None = None
         self._fixed: dict[str, tuple[Tensor, nn.Module]] = {}
@@ -161,19 +161,26 @@ class Encoder:
             head.requires_grad_(True)
         self._fixed[side] = embeddings, head or nn.Identity()
 
-    def fix_layers(self, depth: int, cache: PrefixCache | None = None, *, check: Check = lambda: None) -> int:
-        """Train only the layers above the first `depth`, through the cache where that gives the same embeddings.
+    def fix_layers(
+        self, layers: int, cache: PrefixCache | None = None, *, attention: bool = False, check: Check = lambda: None
+    ) -> Depth:
+        """Train only what is above the first `layers`, through the cache where that gives the same embeddings.
 
-        `cache` must have been filled, if at all, by the same weights. At least one layer is trained.
+        Args:
+            layers: how many to fix; at least one is trained.
+            cache: what is below, which must have been filled, if at all, by the same weights.
+            attention: whether to fix that of the lowest trained layer as well, where other layers are fixed and the
+                layer is one of BERT's.
+            check: called between forward passes; may raise.
 
         Returns:
-            How many layers are fixed: 0 when the model has no stack of layers, or there are no texts.
+            Up to where the model is fixed: nowhere when it has no stack of layers, or there are no texts.
         """
         self._stop_replay()
         sides = self._encoded_sides()
         if not len(self.tokens) or not sides:
-            return 0
-        depth = max(0, min(depth, min(len(self.stacks[side]) for side in sides) - 1))
+            return BOTTOM
+        depth = min(self.stacks[side].depth(layers, attention=attention) for side in sides)
         rows = {"query": np.arange(min(1, self.tokens.queries)), "document": np.arange(len(self.tokens))[-1:]}
         for side in sides:
             features, _ = self._features(rows[side] if len(rows[side]) else np.arange(1), side)
@@ -181,10 +188,10 @@ class Encoder:
                 self.stacks[side].freeze_below(features, depth)
             except TypeError:  # no plain stack of layers: all of them are trained
                 for other in sides:
-                    self.stacks[other].freeze_below(features, 0)
-                return 0
+                    self.stacks[other].freeze_below(features, BOTTOM)
+                return BOTTOM
         self.depth = depth
-        if depth and cache is not None and self._can_replay(depth):
+        if depth != BOTTOM and cache is not None and self._can_replay(depth):
             width = self._below(sides[-1], np.arange(len(self.tokens))[-1:]).shape[-1]
             build = partial(self._fill, check=check)
             hidden = cache.get(depth, tokens=int(self.tokens.starts[-1]), width=width, build=build)
@@ -327,9 +334,9 @@ class Encoder:
 
     def _stop_replay(self) -> None:
         self._exits.close()
-        self._replay, self._hidden, self.depth = {}, None, 0
+        self._replay, self._hidden, self.depth = {}, None, BOTTOM
 
-    def _can_replay(self, depth: int) -> bool:
+    def _can_replay(self, depth: Depth) -> bool:
         """Whether hidden states of texts by themselves, replayed in one padded batch, give the usual embeddings."""
         for side in SIDES:
             rows = self._probes(side)

@@ -8,6 +8,7 @@ and fp32 around each operation, one product for query, key and value, and no thr
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,7 +24,7 @@ from torch.nn.functional import gelu, linear, pad, scaled_dot_product_attention
 from transformers.activations import GELUActivation
 
 from tuneloop.search.lanes import Lanes
-from tuneloop.search.layers import find_layers
+from tuneloop.search.layers import BOTTOM, Depth, find_layers
 from tuneloop.search.tokens import TokenTable, places
 
 # Tokens of one forward pass, at most: the more, the fewer operations there are to begin.
@@ -127,13 +128,13 @@ class FusedEncoder:
         self._dtype = dtype
         try:
             self._embeddings: Any = transformer.model.embeddings  # type: ignore[union-attr]
-            self._layers = [_Layer(layer) for layer in find_layers(module)]
+            self._halves = [half for layer in find_layers(module) for half in _halves(layer)]
         except AttributeError as error:
             raise NotFusible(str(error)) from error
-        if not self._layers:
+        if not self._halves:
             raise NotFusible("there are no layers")
         self._tail_parameters = [parameter for each in self._tail for parameter in each.parameters()]
-        self._ready = {layer: layer.weights(dtype) for layer in self._layers} if fixed else {}
+        self._ready = {half: half.weights(dtype) for half in self._halves} if fixed else {}
 
     def encode(
         self,
@@ -141,7 +142,7 @@ class FusedEncoder:
         rows: NDArray[np.int64],
         side: str,
         *,
-        depth: int = 0,
+        depth: Depth = BOTTOM,
         hidden: Tensor | None = None,
         max_length: int | None = None,
         check: Check = lambda: None,
@@ -152,7 +153,7 @@ class FusedEncoder:
             tokens: the texts.
             rows: which of them.
             side: what they are.
-            depth: layers that are not trained.
+            depth: up to where nothing is trained.
             hidden: the hidden states above these of all tokens of the table, (T, H), when they are known.
             max_length: tokens of a text to read, at most.
             check: called between forward passes without gradients; may raise.
@@ -170,14 +171,14 @@ class FusedEncoder:
             states: Tensor | None = None
             if hidden is not None:
                 source = self._known(hidden, tokens, chosen)
-            elif learning and not depth:
+            elif learning and depth == BOTTOM:
                 states = self._embed(tokens, chosen, side, part.lengths)
                 source = _sliced(states.detach())
             else:
                 source = self._below(tokens, chosen, side, depth)
-            run = _Run(self, part.lengths, self._layers[depth:], tokens.extras[side], dealt=learning)
+            run = _Run(self, part.lengths, self._halves[depth.halves :], tokens.extras[side], dealt=learning)
             if learning:
-                parameters = [each for layer in run.layers for each in layer.parameters] + self._tail_parameters
+                parameters = [each for half in run.halves for each in half.parameters] + self._tail_parameters
                 found.append(_Learn.apply(run, source, states, *parameters))  # type: ignore[no-untyped-call]
             else:
                 found.append(run.forward(source, learning=False))
@@ -191,30 +192,30 @@ class FusedEncoder:
         rows: NDArray[np.int64],
         side: str,
         *,
-        depth: int,
+        depth: Depth,
         check: Check = lambda: None,
     ) -> None:
-        """Write the hidden states above the first `depth` layers of all tokens of rows to their places in (T, H)."""
+        """Write the hidden states at a depth of all tokens of rows to their places in (T, H)."""
         order = np.argsort(-tokens.lengths[rows], kind="stable")
         for part in _split(tokens.lengths[rows[order]], PORTION_TOKENS):
             check()
             chosen = rows[order[part.texts]]
-            run = _Run(self, part.lengths, self._layers[:depth], {}, tail=False)
-            states = run.forward(self._below(tokens, chosen, side, 0), learning=False)
+            run = _Run(self, part.lengths, self._halves[: depth.halves], {}, tail=False)
+            states = run.forward(self._below(tokens, chosen, side, BOTTOM), learning=False)
             hidden[_places(tokens, chosen, part.lengths)] = states.to(hidden.dtype)
 
     def _known(self, hidden: Tensor, tokens: TokenTable, rows: NDArray[np.int64]) -> Source:
         """Hidden states that were computed before."""
         return lambda part: hidden[_places(tokens, rows[part.texts], part.lengths)].to(self._dtype)
 
-    def _below(self, tokens: TokenTable, rows: NDArray[np.int64], side: str, depth: int) -> Source:
-        """The hidden states above the first `depth` layers, computed pass by pass."""
-        layers = self.weights(self._layers[:depth])
+    def _below(self, tokens: TokenTable, rows: NDArray[np.int64], side: str, depth: Depth) -> Source:
+        """The hidden states at a depth, computed pass by pass."""
+        halves = self.weights(self._halves[: depth.halves])
 
         def states(part: _Pass) -> Tensor:
             found = _extend(self._embed(tokens, rows[part.texts], side, part.lengths), part.rows)
-            for layer in layers:
-                found, _ = layer.forward(found, part, None)
+            for half in halves:
+                found, _ = half.forward(found, part, None)
             return found
 
         return states
@@ -226,9 +227,9 @@ class FusedEncoder:
         states: Tensor = self._embeddings(**named)
         return states[features["attention_mask"].bool()].to(self._dtype)
 
-    def weights(self, layers: Sequence[_Layer]) -> list[_Weights]:
+    def weights(self, halves: Sequence[_Half]) -> list[_Weights]:
         """What a pass through some of the layers computes with."""
-        return [self._ready.get(layer) or layer.weights(self._dtype) for layer in layers]
+        return [self._ready.get(half) or half.weights(self._dtype) for half in halves]
 
     def finish(self, states: Tensor, lengths: NDArray[np.int64], extras: dict[str, Any]) -> Tensor:
         """What comes after the layers: hidden states (T, H) of texts to embeddings (B, d), float32."""
@@ -254,17 +255,17 @@ class _Run:
         self,
         encoder: FusedEncoder,
         lengths: NDArray[np.int64],
-        layers: Sequence[_Layer],
+        halves: Sequence[_Half],
         extras: dict[str, Any],
         *,
         tail: bool = True,
         dealt: bool = False,
     ) -> None:
-        self.layers = layers
+        self.halves = halves
         self._encoder = encoder
         self._extras = extras
         self._tail = tail
-        self._weights = encoder.weights(layers)
+        self._weights = encoder.weights(halves)
         self._lanes = _lanes(torch.get_num_threads())
         count = _count(int(lengths.sum()))
         if dealt:
@@ -283,9 +284,9 @@ class _Run:
         found: list[Tensor] = [torch.empty(0)] * len(self._passes)
 
         def work(lane: _Lane) -> None:
-            for layer in self._weights:
+            for weights in self._weights:
                 lane.kept.append([])
-                lane.room.append(layer.room(lane.rows, lane.filled))
+                lane.room.append(weights.room(lane.rows, lane.filled))
             for place, part, rows in lane:
                 found[place] = self._forward(source, part, lane, rows)
 
@@ -296,7 +297,7 @@ class _Run:
         with torch.no_grad():  # which is a matter of the thread
             states = _extend(source(part), part.rows)
             for place, weights in enumerate(self._weights):
-                room = None if lane is None else tuple(each[rows] for each in lane.room[place])
+                room = None if lane is None else lane.room[place][rows]
                 states, kept = weights.forward(states, part, room)
                 if lane is not None:
                     lane.kept[place].append(kept)
@@ -317,10 +318,9 @@ class _Run:
         def work(lane: _Lane) -> list[Tensor]:
             states, tail = self._tail_backward(gradient, lane)
             found = []
-            left = _Left(self._weights[0], lane.rows, lane.filled) if self._weights else None
-            for place in reversed(range(len(self.layers))):
-                assert left is not None
-                found.append(self._layer_backward(place, states, lane, left, bool(place) or states_too))
+            left: dict[int, _Left] = {}  # attention shares it with attention
+            for place in reversed(range(len(self.halves))):
+                found.append(self._half_backward(place, states, lane, left, bool(place) or states_too))
             for (place, part, _), each in zip(lane, states, strict=True):
                 below[place] = each[: part.tokens.stop - part.tokens.start]
             return [each for gradients in reversed(found) for each in gradients] + tail
@@ -329,13 +329,9 @@ class _Run:
         for found in self._lanes.map(work, self._learning):
             _add(total, found)
         self._learning = []
-        layers, tail = total[: 12 * len(self.layers)], total[12 * len(self.layers) :]
-        gradients = [
-            each
-            for place, layer in enumerate(self.layers)
-            for each in layer.gradients(layers[12 * place : 12 * place + 12])
-        ]
-        return torch.cat(below) if states_too else None, gradients + tail
+        rest = iter(total)
+        gradients = [each for half in self.halves for each in half.gradients(list(itertools.islice(rest, 6)))]
+        return torch.cat(below) if states_too else None, [*gradients, *rest]
 
     def _tail_backward(self, gradient: Tensor, lane: _Lane) -> tuple[list[Tensor], list[Tensor]]:
         """What comes after the layers: gradients of each pass's hidden states (rows, H), and of the tail's weights."""
@@ -349,20 +345,22 @@ class _Run:
             _add(total, list(found))
         return below, total
 
-    def _layer_backward(
-        self, place: int, states: list[Tensor], lane: _Lane, left: _Left, below_too: bool
+    def _half_backward(
+        self, place: int, states: list[Tensor], lane: _Lane, left: dict[int, _Left], below_too: bool
     ) -> list[Tensor]:
-        """One layer of a lane: its passes' gradients (rows, H) are replaced by those of its input, if wanted."""
+        """Half a layer of a lane: its passes' gradients (rows, H) are replaced by those of its input, if wanted."""
         weights = self._weights[place]
         norms: list[Tensor] = []
         with torch.no_grad():
+            if weights.inner not in left:
+                left[weights.inner] = _Left(weights, lane.rows, lane.filled)
             for number, (_, part, rows) in enumerate(lane):
                 kept, lane.kept[place][number] = lane.kept[place][number], None
-                found, norm = weights.backward(states[number], part, kept, left.of(rows), below_too)
+                found, norm = weights.backward(states[number], part, kept, left[weights.inner].of(rows), below_too)
                 _add(norms, norm)
                 if found is not None:
                     states[number] = found
-            return weights.gradients(left, lane.room[place], norms)
+            return weights.gradients(left[weights.inner], lane.room[place], norms)
 
 
 class _Lane:
@@ -374,8 +372,8 @@ class _Lane:
 
     Attributes:
         rows, filled: of the passes, one after the other: as many as make an even product, and those of the passes.
-        room: of each layer, what its passes write to together; see `_Weights.room`.
-        kept: of each layer, what each pass keeps.
+        room: of each half layer, what its passes write to together; see `_Weights.room`.
+        kept: of each half layer, what each pass keeps.
         ends: of each pass, the hidden states above the layers, and the embeddings.
     """
 
@@ -386,7 +384,7 @@ class _Lane:
             self._passes.append((place, passes[place], slice(rows, rows + passes[place].rows)))
             rows += passes[place].rows
         self.rows, self.filled = -(-rows // LANE_ROWS) * LANE_ROWS, rows
-        self.room: list[tuple[Tensor, Tensor]] = []
+        self.room: list[Tensor] = []
         self.kept: list[list[Any]] = []
         self.ends: list[tuple[Tensor, Tensor]] = []
 
@@ -396,31 +394,28 @@ class _Lane:
 
 
 class _Left:
-    """What the passes of a lane leave of a layer on the way back, for the products over all their rows.
+    """What the passes of a lane leave of half a layer on the way back, for the products over all their rows.
 
     A product over rows wants its left side as columns: of the two the narrower one is turned, pass by pass. A row of
     ones gives the gradient of the bias on the way.
 
     Args:
-        weights: of a layer.
+        weights: of half a layer.
         rows, filled: of the lane, and how many of them the passes fill.
     """
 
     def __init__(self, weights: _Weights, rows: int, filled: int) -> None:
-        like = weights.up.weight
-        inner, width = like.shape
-        self.attention, self.up = like.new_empty(rows, 3 * width), like.new_empty(rows, inner)
-        self.states, self.middle = like.new_empty(width + 1, rows), like.new_empty(width + 1, rows)
-        self.first, self.second = like.new_empty(width, rows), like.new_empty(width, rows)
-        for each in (self.attention, self.up, self.states.T, self.middle.T, self.first.T, self.second.T):
+        inner, width = weights.enter.weight.shape
+        empty = weights.enter.weight.new_empty
+        self.inner = empty(rows, inner)
+        self.below, self.above = empty(width + 1, rows), empty(width, rows)
+        for each in (self.inner, self.below.T, self.above.T):
             each[filled:] = 0
-        self.states[-1] = self.middle[-1] = 1
+        self.below[-1] = 1
 
     def of(self, rows: slice) -> SimpleNamespace:
         """What one pass writes to: each (rows, ...)."""
-        turned = {name: getattr(self, name)[:, rows].T for name in ("states", "middle", "first", "second")}
-        turned |= {name: turned[name][:, :-1] for name in ("states", "middle")}
-        return SimpleNamespace(attention=self.attention[rows], up=self.up[rows], **turned)
+        return SimpleNamespace(inner=self.inner[rows], below=self.below[:-1, rows].T, above=self.above[:, rows].T)
 
 
 class _Learn(torch.autograd.Function):
@@ -436,51 +431,61 @@ class _Learn(torch.autograd.Function):
         states, gradients = context.run.backward(gradient, states_too=context.needs_input_grad[2])
         found = iter(gradients)
         # A run gives no gradient for what comes after the layers and is not trained.
-        tail = 3 + 16 * len(context.run.layers)
+        tail = 3 + sum(len(half.parameters) for half in context.run.halves)
         wanted = (place < tail or want for place, want in enumerate(context.needs_input_grad[3:], 3))
         return None, None, states, *(next(found) if want else None for want in wanted)
 
 
-class _Layer:
-    """One of BERT's layers, or of a model that has them under the same names.
+class _Half:
+    """Half of one of BERT's layers: its attention, or what comes after it; each with a norm at its end.
+
+    Args:
+        products: the linear layers: of queries, keys and values, or the one up; and the one to the output.
+        norm: at the end.
+        heads, scale: of attention; no heads: the other half.
+    """
+
+    def __init__(
+        self, products: Sequence[nn.Linear], norm: nn.LayerNorm, *, heads: int = 0, scale: float = 1.0
+    ) -> None:
+        self.parameters: list[nn.Parameter] = [each for module in [*products, norm] for each in module.parameters()]
+        self.epsilon = float(norm.eps)
+        self.heads = heads
+        self.scale = scale
+
+    def weights(self, dtype: torch.dtype) -> _Weights:
+        """What one step computes with."""
+        return _Attention(self, dtype) if self.heads else _FeedForward(self, dtype)
+
+    def gradients(self, found: list[Tensor]) -> list[Tensor]:
+        """The gradients of `parameters` from those of `_Weights`."""
+        if not self.heads:
+            return found
+        weight, bias, *others = found
+        split = [each for pair in zip(weight.chunk(3), bias.chunk(3), strict=True) for each in pair]
+        return [split[0] * self.scale, split[1] * self.scale, *split[2:], *others]
+
+
+def _halves(layer: nn.Module) -> tuple[_Half, _Half]:
+    """The two of one of BERT's layers, or of a model that has them under the same names.
 
     Raises:
         AttributeError: it is another layer.
         NotFusible: it computes something else.
     """
-
-    def __init__(self, layer: nn.Module) -> None:
-        own: Any = layer
-        attention, output = own.attention.self, own.attention.output
-        products = [
-            attention.query,
-            attention.key,
-            attention.value,
-            output.dense,
-            own.intermediate.dense,
-            own.output.dense,
-        ]
-        norms = [output.LayerNorm, own.output.LayerNorm]
-        plain = all(type(each) is nn.Linear and each.bias is not None for each in products)
-        if not plain or not all(type(each) is nn.LayerNorm for each in norms):
-            raise NotFusible("its layers are not linear layers and norms with biases")
-        if not isinstance(own.intermediate.intermediate_act_fn, (GELUActivation, nn.GELU)) or own.is_decoder:
-            raise NotFusible("its activation is not GELU, or it is a decoder")
-        self.scale = float(attention.scaling)
-        self.heads = int(attention.num_attention_heads)
-        self.epsilons = [float(each.eps) for each in norms]
-        modules = [*products[:4], norms[0], *products[4:], norms[1]]
-        self.parameters: list[nn.Parameter] = [each for module in modules for each in (module.weight, module.bias)]
-
-    def weights(self, dtype: torch.dtype) -> _Weights:
-        """What one step computes with."""
-        return _Weights(self, dtype)
-
-    def gradients(self, found: list[Tensor]) -> list[Tensor]:
-        """The gradients of `parameters` from those of `_Weights`."""
-        weight, bias, *others = found
-        split = [each for pair in zip(weight.chunk(3), bias.chunk(3), strict=True) for each in pair]
-        return [split[0] * self.scale, split[1] * self.scale, *split[2:], *others]
+    own: Any = layer
+    attention, output = own.attention.self, own.attention.output
+    entering = [attention.query, attention.key, attention.value, output.dense]
+    following = [own.intermediate.dense, own.output.dense]
+    norms = [output.LayerNorm, own.output.LayerNorm]
+    plain = all(type(each) is nn.Linear for each in [*entering, *following])
+    plain = plain and all(type(each) is nn.LayerNorm for each in norms)
+    if not plain or any(each.bias is None for each in [*entering, *following, *norms]):
+        raise NotFusible("its layers are not linear layers and norms with biases")
+    if not isinstance(own.intermediate.intermediate_act_fn, (GELUActivation, nn.GELU)) or own.is_decoder:
+        raise NotFusible("its activation is not GELU, or it is a decoder")
+    heads, scale = int(attention.num_attention_heads), float(attention.scaling)
+    return _Half(entering, norms[0], heads=heads, scale=scale), _Half(following, norms[1])
 
 
 class _Product:
@@ -519,79 +524,110 @@ class _Product:
         return cast(Tensor, product(states, self._ordered, self._bias, after, [], kind))
 
 
-class _Weights:
-    """A layer's weights in the type to compute in; those of query, key and value in one, with attention's scale."""
+class _Weights(ABC):
+    """The weights of half a layer in the type to compute in: a product to what is inside, one back, and a norm.
 
-    def __init__(self, layer: _Layer, dtype: torch.dtype) -> None:
-        detached = [each.detach() for each in layer.parameters]
-        query, query_bias, key, key_bias, value, value_bias = detached[:6]
-        self.heads = layer.heads
-        self.epsilons = layer.epsilons
-        weight = torch.cat([query * layer.scale, key, value])
-        self.attention = _Product(weight, torch.cat([query_bias * layer.scale, key_bias, value_bias]), dtype)
-        self.output, self.up, self.down = (_Product(detached[at], detached[at + 1], dtype) for at in (6, 10, 12))
-        self.norms = [detached[8:10], detached[14:16]]
+    Attributes:
+        enter: (inner, H); of attention queries, keys and values in one, with attention's scale.
+        leave: (H, what comes from inside), to which the input is added.
+    """
 
-    def room(self, rows: int, filled: int) -> tuple[Tensor, Tensor]:
-        """What the forward passes of a lane write to, zero after so many: attention's output, and the activations."""
-        inner, width = self.up.weight.shape
-        found = self.up.weight.new_empty(rows, width), self.up.weight.new_empty(rows, inner)
-        for each in found:
-            each[filled:] = 0
+    def __init__(self, half: _Half, enter: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+        leave, leave_bias, weight, bias = (each.detach() for each in half.parameters[-4:])
+        self.enter, self.leave = _Product(*enter, dtype), _Product(leave, leave_bias, dtype)
+        self._norm = weight, bias
+        self._epsilon = half.epsilon
+
+    @property
+    def inner(self) -> int:
+        """The width inside."""
+        return len(self.enter.weight)
+
+    def room(self, rows: int, filled: int) -> Tensor:
+        """What the forward passes of a lane write to, zero after so many: what comes from inside."""
+        weight = self.leave.weight
+        found = weight.new_empty(rows, weight.shape[1])
+        found[filled:] = 0
         return found
 
-    def forward(self, states: Tensor, part: _Pass, room: tuple[Tensor, ...] | None) -> tuple[Tensor, Any]:
-        """The layer's output (T, H), and what the way back needs if there is room to keep it."""
+    def forward(self, states: Tensor, part: _Pass, room: Tensor | None) -> tuple[Tensor, Any]:
+        """The output (T, H), and what the way back needs if there is room to keep it."""
         if room is None:
-            middle = self._norm(self.output(self._attended(self.attention(states), part), states), 0)[0]
-            return self._norm(self.down(self.up.gelu(middle), middle), 1)[0], None
-        attended, activated = room
-        kept = self._attend(self.attention(states), part, attended)
-        first = self.output(attended, states)
-        middle, *first_moments = self._norm(first, 0)
-        up = self.up(middle)
-        second = self.down(torch.ops.aten.gelu.out(up, out=activated), middle)
-        above, *second_moments = self._norm(second, 1)
-        return above, (states, kept, first, first_moments, middle, up, second, second_moments)
+            return self._normed(self.leave(self._through(states, part), states))[0], None
+        inside = self._keeping(states, part, room)
+        sums = self.leave(room, states)
+        above, *moments = self._normed(sums)
+        return above, (states, inside, sums, moments)
 
     def backward(
         self, above: Tensor, part: _Pass, kept: Any, left: SimpleNamespace, below_too: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """From the gradient of the output to that of the input, if wanted, and those of the norms' weights.
+        """From the gradient of the output to that of the input, if wanted, and those of the norm's weights.
 
         What the other weights' gradients are computed from is left in `left`.
         """
-        states, attention_kept, first, first_moments, middle, up, second, second_moments = kept
-        d_second, *d_norm_2 = self._norm_backward(above, second, second_moments, 1)
-        d_up = torch.ops.aten.gelu_backward.grad_input(d_second @ self.down.weight, up, grad_input=left.up)
-        d_middle = torch.addmm(d_second, d_up, self.up.weight)
-        d_first, *d_norm_1 = self._norm_backward(d_middle, first, first_moments, 0)
-        d_attention = self._attend_backward(d_first @ self.output.weight, part, attention_kept, left.attention)
-        sides = (left.states, states), (left.middle, middle), (left.first, d_first), (left.second, d_second)
-        for place, rows in sides:
-            place.copy_(rows)
-        below = torch.addmm(d_first, d_attention, self.attention.weight) if below_too else None
-        return below, [*d_norm_1, *d_norm_2]
+        states, inside, sums, moments = kept
+        weight, bias = self._norm
+        d_sums, *d_norm = torch.ops.aten.native_layer_norm_backward(
+            above, sums, sums.shape[1:], *moments, weight, bias, [True, True, True]
+        )
+        self._back(d_sums @ self.leave.weight, part, inside, left.inner)
+        left.below.copy_(states)
+        left.above.copy_(d_sums)
+        return torch.addmm(d_sums, left.inner, self.enter.weight) if below_too else None, d_norm
 
-    def gradients(self, left: _Left, room: tuple[Tensor, Tensor], norms: list[Tensor]) -> list[Tensor]:
-        """Those of the 12 weights, from what the passes of a lane left."""
-        attended, activated = room
-        attention, up = left.states @ left.attention, left.middle @ left.up
-        return [
-            attention[:-1].T,
-            attention[-1],
-            left.first @ attended,
-            left.first.sum(1),
-            *norms[:2],
-            up[:-1].T,
-            up[-1],
-            left.second @ activated,
-            left.second.sum(1),
-            *norms[2:],
-        ]
+    def gradients(self, left: _Left, room: Tensor, norm: list[Tensor]) -> list[Tensor]:
+        """Those of the 6 weights, from what the passes of a lane left."""
+        enter = left.below @ left.inner
+        return [enter[:-1].T, enter[-1], left.above @ room, left.above.sum(1), *norm]
 
-    def _attended(self, projected: Tensor, part: _Pass) -> Tensor:
-        """Queries, keys and values (T, 3 H) to attention's output (T, H)."""
+    def _normed(self, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(sums, sums.shape[1:], *self._norm, self._epsilon)
+        return found
+
+    @abstractmethod
+    def _through(self, states: Tensor, part: _Pass) -> Tensor:
+        """The input (T, H) to what comes from inside."""
+
+    @abstractmethod
+    def _keeping(self, states: Tensor, part: _Pass, room: Tensor) -> Any:
+        """The same, written to `room`; gives what the way back needs."""
+
+    @abstractmethod
+    def _back(self, gradient: Tensor, part: _Pass, kept: Any, found: Tensor) -> None:
+        """From the gradient of what comes from inside to that of what enters, (T, inner), written to `found`."""
+
+
+class _FeedForward(_Weights):
+    """Up, GELU, and down."""
+
+    def __init__(self, half: _Half, dtype: torch.dtype) -> None:
+        weight, bias = (each.detach() for each in half.parameters[:2])
+        super().__init__(half, (weight, bias), dtype)
+
+    def _through(self, states: Tensor, part: _Pass) -> Tensor:
+        return self.enter.gelu(states)
+
+    def _keeping(self, states: Tensor, part: _Pass, room: Tensor) -> Tensor:
+        up = self.enter(states)
+        torch.ops.aten.gelu.out(up, out=room)
+        return up
+
+    def _back(self, gradient: Tensor, part: _Pass, kept: Tensor, found: Tensor) -> None:
+        torch.ops.aten.gelu_backward.grad_input(gradient, kept, grad_input=found)
+
+
+class _Attention(_Weights):
+    """Queries, keys and values, and what they mix."""
+
+    def __init__(self, half: _Half, dtype: torch.dtype) -> None:
+        query, query_bias, key, key_bias, value, value_bias = (each.detach() for each in half.parameters[:6])
+        weight = torch.cat([query * half.scale, key, value])
+        super().__init__(half, (weight, torch.cat([query_bias * half.scale, key_bias, value_bias])), dtype)
+        self.heads = half.heads
+
+    def _through(self, states: Tensor, part: _Pass) -> Tensor:
+        projected = self.enter(states)
         attended = projected.new_empty(len(projected), projected.shape[1] // 3)
         for block in part.blocks:
             heads = self._heads(projected, block)
@@ -616,19 +652,19 @@ class _Weights:
             return None
         return torch.bmm(share, value).div_(total)
 
-    def _attend(self, projected: Tensor, part: _Pass, attended: Tensor) -> list[Any]:
-        """The same written to `attended`, and what the way back needs: PyTorch's own kernel takes much longer back."""
+    def _keeping(self, states: Tensor, part: _Pass, room: Tensor) -> list[Any]:
+        projected = self.enter(states)  # by products, as PyTorch's own kernel takes much longer back
         kept = []
         for block in part.blocks:
             heads = self._heads(projected, block)
             query, key, value = heads.reshape(3, block.texts * self.heads, block.length, -1)
             share = self._score(query, key, block).softmax(-1)
-            _put(attended, block, self._merged(torch.bmm(share, value), block))
+            _put(room, block, self._merged(torch.bmm(share, value), block))
             kept.append((query, key, value, share))
-        attended[part.tokens.stop - part.tokens.start :] = 0
+        room[part.tokens.stop - part.tokens.start :] = 0
         return kept
 
-    def _attend_backward(self, gradient: Tensor, part: _Pass, kept: Any, found: Tensor) -> Tensor:
+    def _back(self, gradient: Tensor, part: _Pass, kept: Any, found: Tensor) -> None:
         for block, (query, key, value, share) in zip(part.blocks, kept, strict=True):
             own = _take(gradient, block).view(block.texts, block.length, self.heads, -1).transpose(1, 2)
             own = own.reshape(block.texts * self.heads, block.length, -1)
@@ -641,7 +677,6 @@ class _Weights:
             )
             _put(found, block, torch.cat([self._merged(each, block) for each in parts], dim=1))
         found[part.tokens.stop - part.tokens.start :] = 0
-        return found
 
     def _score(self, query: Tensor, key: Tensor, block: _Block) -> Tensor:
         """How much each token attends to each other one before the softmax, (texts * heads, length, length)."""
@@ -658,19 +693,6 @@ class _Weights:
         """From (texts * heads, length, width) to (texts * length, heads * width)."""
         split = heads.view(block.texts, self.heads, block.length, -1)
         return split.transpose(1, 2).reshape(block.texts * block.length, -1)
-
-    def _norm(self, states: Tensor, which: int) -> tuple[Tensor, Tensor, Tensor]:
-        weight, bias = self.norms[which]
-        found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
-            states, states.shape[1:], weight, bias, self.epsilons[which]
-        )
-        return found
-
-    def _norm_backward(self, gradient: Tensor, states: Tensor, moments: list[Tensor], which: int) -> Any:
-        weight, bias = self.norms[which]
-        return torch.ops.aten.native_layer_norm_backward(
-            gradient, states, states.shape[1:], *moments, weight, bias, [True, True, True]
-        )
 
 
 def _take(states: Tensor, block: _Block) -> Tensor:

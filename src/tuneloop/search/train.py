@@ -36,6 +36,7 @@ class Params:
 
     Attributes:
         num_fixed_layers: layers, counted from the embeddings, that keep the start model's weights.
+        fixed_attention: whether the attention of the layer above these keeps them as well; see `Encoder.fix_layers`.
         query_lr, items_lr: peak learning rates of the two encoders (one encoder: their geometric mean).
         query_weight_decay, items_weight_decay: AdamW's weight decay, likewise.
         margin, temperature, robustness: see `losses`.
@@ -72,6 +73,7 @@ class Params:
     seen_only: bool = False
     replay: float = 0.0
     memory: float = 0.0
+    fixed_attention: bool = False
     negative_hardness: float = 0.0
 
 
@@ -157,7 +159,7 @@ def train(
     teacher = start_embeddings if params.distillation else None
     if params.distillation and teacher is None:
         raise ValueError("distillation needs the embeddings of the start model")
-    encoder.fix_layers(params.num_fixed_layers, cache, check=check)
+    encoder.fix_layers(params.num_fixed_layers, cache, attention=params.fixed_attention, check=check)
     start = StartModel(encoder) if params.averaging else None
     encode = partial(encoder.encode, max_length=params.max_length, check=check)
     memory = Memory(sampler) if params.memory else None
