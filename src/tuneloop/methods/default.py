@@ -104,7 +104,7 @@ class DefaultSettings(MethodSettings):
     max_length: int = Field(
         128, ge=4, le=8192, description="Tokens of a text that the model reads; no more than the start model does."
     )
-    train_length: int = Field(48, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
+    train_length: int = Field(40, ge=4, le=8192, description="Tokens of a text that a training step reads, at most.")
     encoders: Literal["one", "two"] = Field("one", description="One encoder for queries and items, or one for each.")
     mode: Literal["full", "query_only", "adapter"] = Field(
         "full",
