@@ -127,6 +127,10 @@ def test_bfloat16_gives_the_embeddings_of_fp32_within_tolerance(model):
 @pytest.mark.parametrize("fused", [False, True])
 def test_gradients_through_the_cache_are_those_without_it(fused, attention, tmp_path):
     plain = build(tmp_path, "bert")
+    with torch.no_grad():
+        for layer in plain[0].model.encoder.layer:  # so that attention makes a difference
+            layer.attention.self.value.weight.mul_(20)
+            layer.attention.output.dense.weight.mul_(20)
     gradients = []
     for cache in (None, PrefixCache(tmp_path, max_bytes=10**8)):
         encoder = encoder_of(plain)
