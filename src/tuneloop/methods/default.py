@@ -114,7 +114,7 @@ class DefaultSettings(MethodSettings):
     replay_sessions: int = Field(
         10_000, ge=0, description="Sessions of earlier batches to draw replayed ones from, no more than the batch has."
     )
-    max_epochs: int = Field(3, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
+    max_epochs: int = Field(4, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
         5, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on; see `patience`."
     )
