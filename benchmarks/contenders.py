@@ -280,7 +280,8 @@ def ours(
         rate: train without end and evaluate nothing.
         share: of the sessions.
         copies: how often there are all items and sessions, made up; 0: the real ones once.
-        curve: measure the test queries after each evaluation; the time for that does not count.
+        curve: measure the test queries after each evaluation; the time for that does not count. The seconds are those
+            by which the weights were there, as for the other contenders: with the evaluations before, but not that one.
         looks: how many evaluations the run ends with.
         settings: of the method.
     """
@@ -317,8 +318,9 @@ class Watch:
         self._batch_size = batch_size
         self._wants_curve = curve
         self._looks = looks
-        self._curve: list[dict[str, float]] = []
+        self._curve: list[dict[str, Any]] = []
         self._looking = self._flops = 0.0
+        self._reached: float | None = None
         self._bf16 = False
         self._evaluated: Mapping[str, Any] = {}
 
@@ -332,12 +334,13 @@ class Watch:
         """A step, or an evaluation."""
         if len(metrics) == 1:
             self.turns.step(self._batch_size)
+            self._reached = None
             if not self.turns.sessions:
                 self._flops = 0.0
             return
         if self._wants_curve:
             looked = time.perf_counter()
-            point = {"seconds": self.whole()["seconds"], "sessions": float(step * self._batch_size)}
+            point = {"seconds": self._reached, "sessions": float(step * self._batch_size)}
             model = start_model()
             model.load_state_dict(self._evaluated, strict=False)
             self._curve.append(point | quality(model) | {"held_out_ndcg_at_10": metrics["test_ndcg_at_10"]})
@@ -366,6 +369,8 @@ class Watch:
 
         def counted(encoder: Any, rows: Any, *, max_length: int | None = None, **named: Any) -> Any:
             if not torch.is_grad_enabled():
+                if self._reached is None:
+                    self._reached = self.whole()["seconds"]
                 self._evaluated = encoder.trained_state()  # what would be kept: averaged, not those of the last step
             else:
                 self._bf16 = encoder.bf16

@@ -168,6 +168,17 @@ def test_filling_the_cache_can_be_stopped_at_any_portion(model, tmp_path, monkey
     assert cache.used == 0
 
 
+def test_many_texts_are_embedded_in_portions_in_memory_or_on_disk(tmp_path, monkeypatch):
+    encoder = encoder_of(build(tmp_path / "model", "bert"))
+    expected = embed(encoder)
+    monkeypatch.setattr("tuneloop.search.encoder.PORTION", 3)
+    for folder in None, tmp_path / "work":
+        np.testing.assert_allclose(encoder.embed(ROWS, folder=folder), expected, atol=1e-5)
+        assert encoder.embed(ROWS[:0], folder=folder).shape == (0, 32)
+        np.testing.assert_allclose(encoder.embed_side("document", folder=folder), expected[len(QUERIES) :], atol=1e-5)
+    assert not any((tmp_path / "work").iterdir())
+
+
 def test_each_distinct_text_goes_through_the_model_once(tmp_path):
     plain = build(tmp_path, "bert")
     encoder = encoder_of(plain)

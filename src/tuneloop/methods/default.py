@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -279,7 +281,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         context.progress("measuring the start model")
         encoder = Encoder(model, tokens, precision=self.settings.precision)
         cache = PrefixCache(start_model.parent, max_bytes=context.cache_bytes)
-        fixed = self._embed_fixed_sides(encoder, context)
+        fixed = self._embed_fixed_sides(encoder, start_model.parent, context)
         # Most runs fix as many layers: what they need is computed once, here.
         params = self.default_params()
         encoder.fix_layers(params["num_fixed_layers"], cache, attention=params["fixed_attention"], check=context.check)
@@ -289,6 +291,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             background=self.settings.background_items,
             train_sample=self.settings.train_sample,
             seed=self.settings.seed,
+            folder=start_model.parent,
             check=context.check,
         )
         start_embeddings = None
@@ -302,6 +305,7 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             )
         counts = {**training.counts, "tokens": int(tokens.starts[-1]), "encoders": 2 if encoder.two else 1}
         data = _Data(training, tokens, evaluator, cache, fixed, start_embeddings)
+        _give_back_memory()
         return Prepared(data, counts, training.judged, evaluator.baseline)
 
     def train(self, prepared: Prepared, start_model: Path, params: Mapping[str, Any], context: Context) -> Trained:
@@ -387,8 +391,6 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
 
     def _read(self, snapshot: Snapshot) -> TrainingData:
         """What can be learnt from the sessions; the memory that the rest of the log took is given back."""
-        import pyarrow
-
         from tuneloop.search.data import make_training_data
         from tuneloop.search.sessions import read_log
 
@@ -401,20 +403,20 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
         training = make_training_data(
             log, propensity_exponent=self.settings.propensity_exponent, seed=self.settings.seed
         )
-        pyarrow.default_memory_pool().release_unused()
+        _give_back_memory()
         return training
 
-    def _embed_fixed_sides(self, encoder: Encoder, context: Context) -> dict[str, Tensor]:
+    def _embed_fixed_sides(self, encoder: Encoder, folder: Path, context: Context) -> dict[str, Tensor]:
         """What the mode does not train, embedded once for all runs."""
         from tuneloop.search.model import identity_adapter
 
         fixed: dict[str, Tensor] = {}
         if self.settings.mode != "full":
             context.progress("embedding the items")
-            fixed["document"] = encoder.embed_side("document", check=context.check)
+            fixed["document"] = encoder.embed_side("document", folder=folder, check=context.check)
         if self.settings.mode == "adapter":
             with identity_adapter(encoder.model):
-                fixed["query"] = encoder.embed_side("query", check=context.check)
+                fixed["query"] = encoder.embed_side("query", folder=folder, check=context.check)
         self._fix_sides(encoder, fixed)
         return fixed
 
@@ -452,3 +454,12 @@ class DefaultFineTuningMethod(Method[DefaultSettings]):
             add_adapter(model)
         limit_length(model, self.settings.max_length)
         return model
+
+
+def _give_back_memory() -> None:
+    """Give the system what is free: Arrow and the C library keep much of it after a large table and long texts."""
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
-from tuneloop.search.cache import PrefixCache
+from tuneloop.search.cache import PrefixCache, on_disk
 from tuneloop.search.fused import FusedEncoder, NotFusible
 from tuneloop.search.layers import BOTTOM, Depth, LayerStack
 from tuneloop.search.model import SIDES, encoder_modules
@@ -136,19 +137,27 @@ class Encoder:
                 part = self.encode(rows[place], max_length=max_length, check=check).cpu()
             yield place, part
 
-    def embed(self, rows: NDArray[np.int64], *, check: Check = lambda: None) -> Tensor:
-        """The embeddings (B, d) float32 of any number of rows, in their order, without gradients and on the CPU."""
+    def embed(self, rows: NDArray[np.int64], *, folder: Path | None = None, check: Check = lambda: None) -> Tensor:
+        """The embeddings (B, d) float32 of any number of rows, in their order, without gradients and on the CPU.
+
+        They lie in a file without a name in `folder`, or in memory without one.
+        """
         found = torch.empty(0)
         for place, part in self.portions(rows, check=check):
             if not place.start:
-                found = torch.empty(len(rows), part.shape[1])
+                shape = len(rows), part.shape[1]
+                if folder is not None and len(rows):
+                    found = on_disk(folder, shape, np.dtype(np.float32))
+                else:
+                    found = torch.empty(shape)
             found[place] = part
         return found
 
-    def embed_side(self, side: str, *, check: Check = lambda: None) -> Tensor:
-        """The embeddings of all texts of one side, (N, d) float32 on the CPU, without gradients."""
+    def embed_side(self, side: str, *, folder: Path | None = None, check: Check = lambda: None) -> Tensor:
+        """What `embed` gives of all texts of one side, (N, d)."""
         first = self._first(side)
-        return self.embed(np.arange(first, self.tokens.queries if side == "query" else len(self.tokens)), check=check)
+        rows = np.arange(first, self.tokens.queries if side == "query" else len(self.tokens))
+        return self.embed(rows, folder=folder, check=check)
 
     def fix_side(self, side: str, embeddings: Tensor, head: nn.Module | None = None) -> None:
         """Take the embeddings of one of two sides, before `head` if any, as given; only `head` is trained on it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ class Evaluator:
         background: up to so many items that similarities are read against.
         train_sample: up to so many training sessions that the `train_` metrics are computed on.
         seed: of both samples.
+        folder: where embeddings lie while they are measured; without one, in memory.
         check: called between forward passes; may raise.
 
     Attributes:
@@ -42,6 +44,7 @@ class Evaluator:
         background: int = 256,
         train_sample: int = 500,
         seed: int = 0,
+        folder: Path | None = None,
         check: Check = lambda: None,
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -57,6 +60,7 @@ class Evaluator:
         for each in self.sessions.values():
             used += [each.query, each.result]
         self.rows = np.unique(np.concatenate(used))
+        self._folder = folder
         self.before = self.latest = self._similarities(self._embed(start, check))
         self.baseline = self._metrics(self.before)
 
@@ -80,7 +84,7 @@ class Evaluator:
         return found
 
     def _embed(self, encoder: Encoder, check: Check) -> NDArray[np.float32]:
-        embeddings: NDArray[np.float32] = encoder.embed(self.rows, check=check).numpy()
+        embeddings: NDArray[np.float32] = encoder.embed(self.rows, folder=self._folder, check=check).numpy()
         return embeddings
 
     def _similarities(self, embeddings: NDArray[np.float32]) -> dict[str, tuple[Floats, Floats]]:
@@ -89,13 +93,17 @@ class Evaluator:
         background = embeddings[np.searchsorted(self.rows, self.background)].sum(axis=0) / max(len(self.background), 1)
         found: dict[str, tuple[Floats, Floats]] = {}
         for split, sessions in self.sessions.items():
-            query = embeddings[np.searchsorted(self.rows, sessions.query)]
-            result = np.searchsorted(self.rows, sessions.result)
+            query, result = (np.searchsorted(self.rows, rows) for rows in (sessions.query, sessions.result))
             session = sessions.session
-            similarity = np.concatenate(
-                [np.einsum("rd,rd->r", query[session[part]], embeddings[result[part]]) for part in _parts(len(result))]
+            similarity = [
+                np.einsum("rd,rd->r", embeddings[query[session[part]]], embeddings[result[part]])
+                for part in _parts(len(result))
+            ]
+            base = [embeddings[query[part]] @ background for part in _parts(len(query))]
+            found[split] = (
+                np.concatenate(similarity).astype(np.float64),
+                np.concatenate(base).astype(np.float64)[session],
             )
-            found[split] = similarity.astype(np.float64), (query @ background)[session].astype(np.float64)
         return found
 
     def session_values(self, split: str, now: dict[str, tuple[Floats, Floats]]) -> dict[str, Floats]:
