@@ -369,9 +369,9 @@ class Watch:
 
         def counted(encoder: Any, rows: Any, *, max_length: int | None = None, **named: Any) -> Any:
             if not torch.is_grad_enabled():
-                if self._reached is None:
+                if self._reached is None:  # an evaluation begins, of what would be kept: averages, not the last step's
                     self._reached = self.whole()["seconds"]
-                self._evaluated = encoder.trained_state()  # what would be kept: averaged, not those of the last step
+                    self._evaluated = encoder.trained_state()
             else:
                 self._bf16 = encoder.bf16
                 lengths = np.minimum(encoder.tokens.lengths[rows], max_length or 10**9).astype(float)

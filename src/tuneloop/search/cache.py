@@ -17,7 +17,12 @@ MAX_DEPTHS = 4  # as many as a search has to choose from
 
 
 def on_disk(folder: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> Tensor:
-    """A tensor of zeros in a memory-mapped file without a name: its space is free again once the tensor is gone."""
+    """A tensor of zeros in a memory-mapped file without a name: its space is free again once the tensor is gone.
+
+    One without elements needs no file.
+    """
+    if 0 in shape:
+        return torch.from_numpy(np.zeros(shape, dtype))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(shape[0] * shape[1] * dtype.itemsize)

@@ -146,10 +146,7 @@ class Encoder:
         for place, part in self.portions(rows, check=check):
             if not place.start:
                 shape = len(rows), part.shape[1]
-                if folder is not None and len(rows):
-                    found = on_disk(folder, shape, np.dtype(np.float32))
-                else:
-                    found = torch.empty(shape)
+                found = torch.empty(shape) if folder is None else on_disk(folder, shape, np.dtype(np.float32))
             found[place] = part
         return found
 

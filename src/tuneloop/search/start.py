@@ -57,11 +57,9 @@ def embed_by_start_model(
     Returns:
         Unit-length embeddings by row of the table of texts, (N, d) float32 on the CPU; zeros for other rows.
     """
-    found = torch.zeros(len(encoder.tokens), 0)
-    if not len(rows):
-        return found
+    found = torch.zeros(0)
     for place, part in encoder.portions(rows, max_length=max_length, check=check):
         if not place.start:
-            found = on_disk(folder, (len(found), part.shape[1]), np.dtype(np.float32))
+            found = on_disk(folder, (len(encoder.tokens), part.shape[1]), np.dtype(np.float32))
         found[torch.from_numpy(rows[place])] = part
     return found
