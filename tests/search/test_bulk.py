@@ -14,8 +14,14 @@ from transformers import DistilBertConfig, DistilBertModel
 from support.models import FILLERS, ITEM_WORDS, build_tiny_model, build_tokenizer
 from tuneloop.search import bulk
 from tuneloop.search.bulk import BulkEncoder, length_groups
+from tuneloop.search.encoder import native_bf16
 from tuneloop.search.fused import FusedEncoder
 from tuneloop.search.model import load_model
+from tuneloop.search.products import EightBitProduct, has_eight_bits
+
+needs_eight_bits = pytest.mark.skipif(
+    not (has_eight_bits() and native_bf16(torch.device("cpu"))), reason="the processor has no eight-bit products"
+)
 
 
 def make_texts(count: int) -> list[str]:
@@ -31,7 +37,7 @@ def test_embeddings_are_the_models_own(tiny_model, precision, threads):
     expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
     with BulkEncoder(load_model(tiny_model), precision=precision, threads=threads) as encoder:
         vectors = encoder.encode(texts)
-        assert encoder.bf16 == (precision == "bf16")  # the fast form was not found wanting
+        assert encoder.numbers == precision  # the fast form was not found wanting
         assert encoder.encode([]).shape == (0, 32)
     assert vectors.dtype == np.float32 and vectors.shape == (303, 32)
     cosines = np.sum(vectors * expected, axis=1)
@@ -72,7 +78,34 @@ def test_a_fast_form_that_gives_something_else_is_not_used(tiny_model, monkeypat
     monkeypatch.setattr(FusedEncoder, "encode", fused)
     with BulkEncoder(load_model(tiny_model), precision="bf16", threads=1) as encoder:
         np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
-        assert not encoder.bf16
+        assert encoder.numbers == "fp32"
+
+
+@needs_eight_bits
+def test_many_texts_are_computed_in_eight_bits(tiny_model):
+    texts = make_texts(2000)
+    expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts, normalize_embeddings=True)
+    with BulkEncoder(load_model(tiny_model), threads=2) as encoder:
+        encoder.encode(texts[:20])
+        assert encoder.numbers == "bf16"
+        vectors = encoder.encode(texts)
+        assert encoder.numbers == "int8"
+    assert np.sum(vectors * expected, axis=1).mean() > 0.999
+
+
+@needs_eight_bits
+def test_eight_bits_that_are_too_few_are_not_used(tiny_model, monkeypatch):
+    texts = make_texts(2000)
+
+    def coarse(self, watched):
+        make(self, watched)
+        self._scales = 100 * self._scales
+
+    make = EightBitProduct.__init__
+    monkeypatch.setattr(EightBitProduct, "__init__", coarse)
+    with BulkEncoder(load_model(tiny_model), threads=2) as encoder:
+        encoder.encode(texts)
+        assert encoder.numbers == "bf16"
 
 
 def test_other_layers_than_berts_are_computed_by_the_models_own_code(tmp_path):
@@ -84,7 +117,7 @@ def test_other_layers_than_berts_are_computed_by_the_models_own_code(tmp_path):
     expected = SentenceTransformer(str(model), device="cpu").encode(texts, normalize_embeddings=True)
     with BulkEncoder(load_model(model), precision="bf16", threads=2) as encoder:
         assert np.sum(encoder.encode(texts) * expected, axis=1).mean() > 0.999
-        assert encoder.bf16
+        assert encoder.numbers == "bf16"
 
 
 def test_each_side_has_its_encoder(tiny_model, tmp_path):

@@ -45,7 +45,7 @@ class Encoder(ABC):
         check: Callable[[], None] = lambda: None,
         told: Callable[[int], None] = lambda _: None,
     ) -> Vectors:
-        """As `encode`, for thousands of texts: where the model allows it much faster, in bfloat16.
+        """As `encode`, for thousands of texts: where the model allows it much faster, in smaller numbers.
 
         Args:
             texts: the more at once, the faster.

@@ -13,18 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.activations import GELUActivation
 
 from tuneloop.search.lanes import Lanes
 from tuneloop.search.layers import BOTTOM, Depth, find_layers
+from tuneloop.search.products import EightBitProduct, PlainProduct, Product, WatchedProduct
 from tuneloop.search.tokens import TokenTable, places
 
 # Tokens of one forward pass, at most: the more, the fewer operations there are to begin.
@@ -184,6 +185,15 @@ class FusedEncoder:
                 found.append(run.forward(source, learning=False))
         back = torch.from_numpy(np.argsort(order))
         return torch.cat(found)[back] if found else torch.zeros(0, 0)
+
+    def use_eight_bits(self, tokens: TokenTable, rows: NDArray[np.int64], side: str) -> None:
+        """Compute most products of a fixed encoder in eight bits from now on, for texts like these."""
+        for weights in self._ready.values():
+            weights.change(WatchedProduct)
+        with torch.no_grad():
+            self.encode(tokens, rows, side)
+        for weights in self._ready.values():
+            weights.change(EightBitProduct)
 
     def fill(
         self,
@@ -488,42 +498,6 @@ def _halves(layer: nn.Module) -> tuple[_Half, _Half]:
     return _Half(entering, norms[0], heads=heads, scale=scale), _Half(following, norms[1])
 
 
-class _Product:
-    """A linear layer's weight and bias, and the weight in the order in which the matrix units take it as well.
-
-    Args:
-        weight: (m, k).
-        bias: (m,).
-        dtype: what to compute in.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        self.weight, self._bias = weight.to(dtype), bias.to(dtype)
-        self._ordered: Tensor | None = None
-        if dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, PASS_TOKENS)
-
-    def __call__(self, states: Tensor, added: Tensor | None = None) -> Tensor:
-        """States (T, k) to (T, m), with (T, m) added if given."""
-        if self._ordered is None:
-            found = linear(states, self.weight, self._bias)
-            return found if added is None else found.add_(added)
-        if added is None:
-            return self._pointwise(states, "none", "")
-        product = torch.ops.mkldnn._linear_pointwise.binary
-        return cast(Tensor, product(states, added, self._ordered, self._bias, "add"))
-
-    def gelu(self, states: Tensor) -> Tensor:
-        """States (T, k) to (T, m), with GELU after it."""
-        if self._ordered is None:
-            return gelu(linear(states, self.weight, self._bias))
-        return self._pointwise(states, "gelu", "none")
-
-    def _pointwise(self, states: Tensor, after: str, kind: str) -> Tensor:
-        product = torch.ops.mkldnn._linear_pointwise
-        return cast(Tensor, product(states, self._ordered, self._bias, after, [], kind))
-
-
 class _Weights(ABC):
     """The weights of half a layer in the type to compute in: a product to what is inside, one back, and a norm.
 
@@ -532,11 +506,19 @@ class _Weights(ABC):
         leave: (H, what comes from inside), to which the input is added.
     """
 
+    _even: tuple[str, ...]
+
     def __init__(self, half: _Half, enter: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
         leave, leave_bias, weight, bias = (each.detach() for each in half.parameters[-4:])
-        self.enter, self.leave = _Product(*enter, dtype), _Product(leave, leave_bias, dtype)
+        self.enter: Product = PlainProduct(*enter, dtype, rows=PASS_TOKENS)
+        self.leave: Product = PlainProduct(leave, leave_bias, dtype, rows=PASS_TOKENS)
         self._norm = weight, bias
         self._epsilon = half.epsilon
+
+    def change(self, how: Callable[[Any], Product]) -> None:
+        """Take other products for those whose input has about one scale."""
+        for name in self._even:
+            setattr(self, name, how(getattr(self, name)))
 
     @property
     def inner(self) -> int:
@@ -601,6 +583,8 @@ class _Weights(ABC):
 class _FeedForward(_Weights):
     """Up, GELU, and down."""
 
+    _even = ("enter",)  # what comes from GELU is mostly small, and large here and there
+
     def __init__(self, half: _Half, dtype: torch.dtype) -> None:
         weight, bias = (each.detach() for each in half.parameters[:2])
         super().__init__(half, (weight, bias), dtype)
@@ -619,6 +603,8 @@ class _FeedForward(_Weights):
 
 class _Attention(_Weights):
     """Queries, keys and values, and what they mix."""
+
+    _even = ("enter", "leave")
 
     def __init__(self, half: _Half, dtype: torch.dtype) -> None:
         query, query_bias, key, key_bias, value, value_bias = (each.detach() for each in half.parameters[:6])
