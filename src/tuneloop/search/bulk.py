@@ -29,7 +29,7 @@ Numbers = Literal["int8", "bf16", "fp32"]
 # eight bits it is not far above, so that they must do a little better on those.
 MIN_COSINE = 0.999
 MIN_COSINE_EIGHT_BIT = 0.9992
-PROBES = 32
+PROBES = 16
 # From so many texts on eight bits are worth it, and so many of them show what numbers there are.
 MANY = 1024
 SEEN = 64
