@@ -118,7 +118,7 @@ class DefaultSettings(MethodSettings):
     )
     max_epochs: int = Field(4, ge=1, le=100, description="Passes over the training sessions in a run, at most.")
     evaluations: int = Field(
-        5, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on; see `patience`."
+        4, ge=1, le=20, description="Evaluations in a run: at its end, its half, its quarter and so on; see `patience`."
     )
     patience: int = Field(
         2,
