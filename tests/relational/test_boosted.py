@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tuneloop.relational.boosted import Labels, Pool, Split, Trees, default_params, fit_all, fit_trees
-from tuneloop.relational.features import Feature, Features
+from tuneloop.relational.feature_queries import Feature
+from tuneloop.relational.features import Features
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.schema import METRICS, NodeTaskType
 

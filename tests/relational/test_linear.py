@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneloop.relational.boosted import Labels
-from tuneloop.relational.features import Feature, Features
+from tuneloop.relational.feature_queries import Feature
+from tuneloop.relational.features import Features
 from tuneloop.relational.linear import MAX_EXAMPLES, Linear, Scale, fit_linear
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.schema import METRICS, NodeTaskType

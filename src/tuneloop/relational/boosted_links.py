@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tuneloop.errors import InvalidInput
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.features import Feature
+from tuneloop.relational.feature_queries import Feature
 from tuneloop.relational.learner import (
     DEFAULT_OPTIONS,
     Fitted,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tuneloop.relational.boosted import Trees, load_booster
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.features import Feature
+from tuneloop.relational.feature_queries import Feature
 from tuneloop.relational.learner import Fitted, Importance, Watcher
 from tuneloop.relational.linear import Linear
 from tuneloop.relational.opening import OpenTables

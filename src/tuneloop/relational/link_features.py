@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tuneloop.relational.candidates import MAX_POOL, Guesses, Pairs
 from tuneloop.relational.dataset import Dataset
 from tuneloop.relational.examples import Examples
-from tuneloop.relational.features import Feature
+from tuneloop.relational.feature_queries import Feature
 from tuneloop.relational.histories import Historian
 from tuneloop.relational.link_examples import label_pairs
 from tuneloop.relational.link_rows import (

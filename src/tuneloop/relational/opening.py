@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 
 class OpenTables(Mapping[str, "ibis.Table"]):
-    """Tables by name, in the engine that computes with them."""
+    """Tables by name, in the engine that computes with them.
+
+    Attributes:
+        engine: it.
+        problems: why other tables could not be opened.
+        last: what was asked of them last that may be asked again, and the answer.
+    """
 
     def __init__(self, engine: BaseBackend, tables: Mapping[str, ibis.Table], problems: Mapping[str, str]) -> None:
         self.engine = engine
         self.problems = dict(problems)
+        self.last: tuple[Any, Any] | None = None
         self._tables = dict(tables)
 
     def __getitem__(self, name: str) -> ibis.Table:
@@ -72,6 +79,22 @@ class OpenTables(Mapping[str, "ibis.Table"]):
             yield
         finally:
             _read_only(self.engine, "on")
+
+    def place(self, rows: ibis.Table) -> str | None:
+        """What SQL calls a table that lies in DuckDB; None for an expression, and where another engine computes."""
+        from ibis.expr.operations import DatabaseTable
+
+        table = rows.op()
+        if not self.is_local or not isinstance(table, DatabaseTable):
+            return None
+        names = (table.namespace.catalog, table.namespace.database, table.name)
+        return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
+
+    def answer(self, sql: str) -> pa.Table:
+        """What DuckDB answers to SQL that Ibis wrote."""
+        engine: Any = self.engine
+        found: pa.Table = engine.con.sql(sql).to_arrow_table()
+        return found
 
     @property
     def is_local(self) -> bool:

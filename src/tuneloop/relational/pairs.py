@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneloop.relational.candidates import Guesses, Pairs
-from tuneloop.relational.features import Feature
+from tuneloop.relational.feature_queries import Feature
 from tuneloop.relational.histories import Histories
 from tuneloop.relational.link_rows import ALWAYS, DAY, Floats, Ints, Rows
 from tuneloop.relational.past import Past, Shape

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuneloop.relational.boosted import Report, _lightgbm
-from tuneloop.relational.features import Feature
+from tuneloop.relational.feature_queries import Feature
 
 if TYPE_CHECKING:
     import lightgbm as lgb
