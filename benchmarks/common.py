@@ -79,6 +79,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def has_bf16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices; where it does not, PyTorch takes hundreds of times as long."""
+    import torch
+
+    from tuneloop.search.encoder import native_bf16
+
+    return native_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def write_json(path: Path | None, *, figures: dict[str, float], runs: list[dict[str, Any]]) -> None:
     """Write what was measured, when a path was given."""
     if path is not None:

@@ -2,8 +2,8 @@
 
 Encodes the items of rare-diseases with all-MiniLM-L6-v2 by sentence-transformers with its defaults (fp32, batches of
 32), by sentence-transformers in bfloat16 with the batch size that is best on a sample, and by the path that
-`embed-items` takes. They take turns in one process, and each rate is the median of its rounds. `embed_vs_st_bf16` is 0
-where neither has bfloat16.
+`embed-items` takes. They take turns in one process, and each rate is the median of its rounds. On a processor without
+bfloat16 there is no second one, and no figure beside it.
 
     python benchmarks/embedding.py [--quick] [--json FILE]
 """
@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import need, read_lines, write_json
+from common import has_bf16, need, read_lines, write_json
 
 BATCH_SIZES = (8, 16, 32, 64, 128, 256)
 FP32, BF16, BULK = "sentence-transformers fp32, batch 32", "sentence-transformers bf16", "bulk"
@@ -51,21 +51,24 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
 
     transformers.logging.disable_progress_bar()
     source = get_model_path()
-    plain, half = load_model(source), load_model(source).bfloat16()
+    plain = load_model(source)
     sample = random.Random(1).sample(texts, min(len(texts), 128))
     with BulkEncoder(load_model(source)) as bulk:
         bulk.encode(sample[:32])  # everybody begins warm
-        sizes = {
-            size: _seconds(lambda size=size: half.encode(sample, batch_size=size, convert_to_tensor=True))[0]
-            for size in BATCH_SIZES
-        }
-        best = min(sizes, key=lambda size: sizes[size])
         plain.encode(sample[:32])
         rivals: dict[str, Callable[[], Any]] = {
             FP32: lambda: plain.encode(texts, batch_size=32),
             BULK: lambda: bulk.encode(texts),
-            BF16: lambda: half.encode(texts, batch_size=best, convert_to_tensor=True).float().numpy(),
         }
+        sizes: dict[str, int | None] = {FP32: 32, BULK: None}
+        if has_bf16():
+            half = load_model(source).bfloat16()
+            tried = {
+                size: _seconds(lambda size=size: half.encode(sample, batch_size=size, convert_to_tensor=True))[0]
+                for size in BATCH_SIZES
+            }
+            sizes[BF16] = best = min(tried, key=lambda size: tried[size])
+            rivals[BF16] = lambda: half.encode(texts, batch_size=best, convert_to_tensor=True).float().numpy()
         seconds: dict[str, list[float]] = {name: [] for name in rivals}
         vectors: dict[str, Any] = {}
         for number in range(1, rounds + 1):
@@ -76,7 +79,7 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
         runs = [
             {
                 "encoder": name,
-                "batch_size": {FP32: 32, BF16: best, BULK: None}[name],
+                "batch_size": sizes[name],
                 "items": len(texts),
                 "seconds": taken,
                 "items_per_second": len(texts) / statistics.median(taken),
@@ -87,10 +90,11 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
     rate = {run["encoder"]: run["items_per_second"] for run in runs}
     figures = {
         "embed_vs_st_fp32": rate[BULK] / rate[FP32],
-        "embed_vs_st_bf16": rate[BULK] / rate[BF16],
         "embed_cosine": next(run["cosine_to_fp32"] for run in runs if run["encoder"] == BULK),
         "embed_items_per_second": rate[BULK],
     }
+    if BF16 in rate:
+        figures["embed_vs_st_bf16"] = rate[BULK] / rate[BF16]
     return runs, figures
 
 
@@ -100,10 +104,8 @@ def report(console: Console, runs: list[dict[str, Any]], figures: dict[str, floa
         size = f" (batch {run['batch_size']})" if run["encoder"] == BF16 else ""
         table.add_row(run["encoder"] + size, f"{run['items_per_second']:.1f}", f"{run['cosine_to_fp32']:.5f}")
     console.print(table)
-    console.print(
-        f"bulk is {figures['embed_vs_st_fp32']:.2f}x sentence-transformers with its defaults, "
-        f"{figures['embed_vs_st_bf16']:.2f}x the same in bfloat16"
-    )
+    beside = "" if "embed_vs_st_bf16" not in figures else f", {figures['embed_vs_st_bf16']:.2f}x the same in bfloat16"
+    console.print(f"bulk is {figures['embed_vs_st_fp32']:.2f}x sentence-transformers with its defaults{beside}")
 
 
 def _seconds(work: Callable[[], Any]) -> tuple[float, Any]:
