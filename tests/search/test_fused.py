@@ -18,7 +18,8 @@ from transformers import (
 
 from support.models import FILLERS, build_tokenizer
 from tuneloop.search.encoder import Encoder
-from tuneloop.search.fused import FusedEncoder, NotFusible
+from tuneloop.search.fused import FusedEncoder
+from tuneloop.search.halves import NotFusible
 from tuneloop.search.tokens import tokenize
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}

@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tuneloop.search.encoder import GROUP_TOKENS, Precision, native_bf16
-from tuneloop.search.fused import PASS_TOKENS, FusedEncoder, NotFusible
+from tuneloop.search.fused import FusedEncoder
+from tuneloop.search.halves import NotFusible
 from tuneloop.search.lanes import Lanes
 from tuneloop.search.model import encoder_modules
+from tuneloop.search.passes import PASS_TOKENS
 from tuneloop.search.products import has_eight_bits
 from tuneloop.search.tokens import TokenTable, tokenize
 

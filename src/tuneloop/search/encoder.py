@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from tuneloop.search.cache import PrefixCache, on_disk
-from tuneloop.search.fused import FusedEncoder, NotFusible
+from tuneloop.search.fused import FusedEncoder
+from tuneloop.search.halves import NotFusible
 from tuneloop.search.layers import BOTTOM, Depth, LayerStack
 from tuneloop.search.model import SIDES, encoder_modules
 from tuneloop.search.tokens import TokenTable

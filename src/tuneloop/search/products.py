@@ -59,7 +59,8 @@ class PlainProduct(Product):
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, rows: int) -> None:
         self.weight, self.bias = weight.to(dtype), bias.to(dtype)
         self._ordered: Tensor | None = None
-        if dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        library = torch.backends.mkldnn.is_available() and torch.ops.mkldnn  # type: ignore[no-untyped-call]
+        if dtype == torch.bfloat16 and library and library._is_mkldnn_bf16_supported():
             self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
 
     def _computed(self, states: Tensor, added: Tensor | None, after: After) -> Tensor:
