@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.tables import START, shop_tables, write_shop
 from tuneloop.relational import Dataset
 from tuneloop.relational.examples import Examples, read_examples
+from tuneloop.relational.feature_queries import FeatureQueries
 from tuneloop.relational.features import Computer, Features
 from tuneloop.relational.opening import OpenTables, open_tables
 from tuneloop.relational.plan import Plan
@@ -150,6 +151,38 @@ def test_aged_examples_see_less(shop: Any) -> None:
     counts = column(preparation.compute(aged, train), name)
     assert (counts[: len(train)] <= column(features, name)).all()
     assert (column(preparation.compute(aged, train), "days since the last that is known") >= 0).all()
+
+
+def test_sql_is_written_once_for_a_plan_and_asked_of_the_tables_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever predicts a second time does not wait for Ibis again, and sees the rows of today."""
+    (tmp_path / "now").mkdir()
+    with opened(write_shop(tmp_path)) as (dataset, tables):
+        preparation = Prepared(dataset, tables)
+        train = preparation.examples["train"]
+        before = preparation.compute(train, train)
+
+    def dearer(bought: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return bought | {"price": [2 * price for price in bought["price"]]}
+
+    with opened(write_shop(tmp_path / "now", transactions=dearer)) as (dataset, tables):
+        monkeypatch.setattr(FeatureQueries, "of", None)
+        after = compute_features(preparation.plan, dataset, tables, train, train)
+    name = "sum of price, through transactions"
+    np.testing.assert_allclose(column(after, name), 2 * column(before, name), rtol=1e-6)
+    name = "number of rows, through transactions of the last article_id of transactions"
+    np.testing.assert_array_equal(column(after, name), column(before, name))
+
+
+def test_learners_that_predict_together_ask_the_tables_once(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    preparation, _, train = shop
+    few = train.take(np.arange(20))
+    first = preparation.compute(few, train)
+    monkeypatch.setattr(OpenTables, "answer", None)
+    assert preparation.compute(few, train) is first
+    with pytest.raises(TypeError):
+        preparation.compute(train, train)
 
 
 LATER = START + timedelta(days=120)

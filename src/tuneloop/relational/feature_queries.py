@@ -6,7 +6,7 @@ ages count from t, and from c where several examples have the rows in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +64,23 @@ class FeatureQueries:
         tables: the tables' descriptions.
         data: their rows, all in one engine.
         history: the labelled examples, `key`, `known` (when the label became known) and `label`, in the same engine.
+        keep: makes a table of what several queries begin with, so that it is computed once.
     """
 
     def __init__(
-        self, plan: Plan, tables: Sequence[Table], data: Mapping[str, ibis.Table], history: ibis.Table | None = None
+        self,
+        plan: Plan,
+        tables: Sequence[Table],
+        data: Mapping[str, ibis.Table],
+        history: ibis.Table | None = None,
+        *,
+        keep: Callable[[ibis.Table], ibis.Table] = lambda rows: rows,
     ) -> None:
         self._plan = plan
         self._tables = {table.name: table for table in tables}
         self._data = data
         self._history = history
+        self._keep = keep
 
     def of(self, examples: ibis.Table) -> Iterator[Query]:
         """The queries for examples: `row`, `key`, `time` and `cut` (timestamps; null to see all)."""
@@ -92,7 +100,7 @@ class FeatureQueries:
             step = source.way.step
             if step not in steps:
                 assert step is not None
-                steps[step] = self._last_linked(examples, step)
+                steps[step] = self._keep(self._last_linked(examples, step))
             rows, strings = self._rows(source)
             yield from self._along(source, self._at(source, steps[step]), rows, strings, source.way.words)
 

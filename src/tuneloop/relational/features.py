@@ -84,7 +84,11 @@ class Computer:
                 yield query.features, query.counts, query.rows.to_pyarrow()
             return
         for written in _written(_Asked.of(self._plan, self._tables, used, self._data.engine)):
-            yield written.features, written.counts, self._data.answer(written.over(places))
+            answer = self._data.answer(written.over(places))
+            if written.kept:
+                places[written.kept] = self._data.place(self._data.bring(answer, "kept")) or ""
+            else:
+                yield written.features, written.counts, answer
 
 
 _EXAMPLES, _HISTORY = "the examples", "their history"  # among the names of tables
@@ -110,18 +114,26 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Written:
-    """A query in the engine's SQL, over names that stand for those of tables."""
+    """A query in the engine's SQL, over names that stand for those of tables.
 
-    features: tuple[Feature, ...]
-    counts: int
+    Attributes:
+        sql: it.
+        names: those in it, by table.
+        features, counts: as of `Query`.
+        kept: what its answer is called as a table, for queries that come later; no features then.
+    """
+
     sql: str
     names: Mapping[str, str]
+    features: tuple[Feature, ...] = ()
+    counts: int = 0
+    kept: str = ""
 
     def over(self, places: Mapping[str, str]) -> str:
         """The SQL over the tables that are meant."""
         sql = self.sql
-        for table, name in self.names.items():
-            sql = sql.replace(f'"{name}"', places[table])
+        for table, place in places.items():
+            sql = sql.replace(f'"{self.names[table]}"', place)
         return sql
 
 
@@ -131,10 +143,23 @@ def _written(asked: _Asked) -> tuple[_Written, ...]:
     import ibis
 
     mark = secrets.token_hex(8)  # in no text that somebody else wrote
-    names = {table: f"{mark}_{number}" for number, table in enumerate(asked.schemas)}
-    rows = {table: ibis.table(schema, name=names[table]) for table, schema in asked.schemas.items()}
-    queries = FeatureQueries(asked.plan, asked.tables, rows, rows.get(_HISTORY)).of(rows[_EXAMPLES])
-    return tuple(_Written(each.features, each.counts, asked.engine.compile(each.rows), names) for each in queries)
+    names: dict[str, str] = {}
+    found: list[_Written] = []
+
+    def standing(table: str, schema: ibis.Schema) -> ibis.Table:
+        names[table] = f"{mark}_{len(names)}"
+        return ibis.table(schema, name=names[table])
+
+    def keep(rows: ibis.Table) -> ibis.Table:
+        kept = f"kept {len(found)}"
+        found.append(_Written(asked.engine.compile(rows), names, kept=kept))
+        return standing(kept, rows.schema())
+
+    rows = {table: standing(table, schema) for table, schema in asked.schemas.items()}
+    queries = FeatureQueries(asked.plan, asked.tables, rows, rows.get(_HISTORY), keep=keep)
+    for query in queries.of(rows[_EXAMPLES]):
+        found.append(_Written(asked.engine.compile(query.rows), names, query.features, query.counts))
+    return tuple(found)
 
 
 class _Sheet:

@@ -23,6 +23,12 @@ def has_eight_bits() -> bool:
     return mkldnn.is_available() and check is not None and check()
 
 
+def _orders_bf16() -> bool:
+    """Whether oneDNN has an order of its own for bfloat16 weights: no processor without AVX-512 or its like."""
+    mkldnn: Any = torch.backends.mkldnn
+    return mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Product(ABC):
     """What a linear layer computes.
 
@@ -59,8 +65,7 @@ class PlainProduct(Product):
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, rows: int) -> None:
         self.weight, self.bias = weight.to(dtype), bias.to(dtype)
         self._ordered: Tensor | None = None
-        library = torch.backends.mkldnn.is_available() and torch.ops.mkldnn  # type: ignore[no-untyped-call]
-        if dtype == torch.bfloat16 and library and library._is_mkldnn_bf16_supported():
+        if dtype == torch.bfloat16 and _orders_bf16():
             self._ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
 
     def _computed(self, states: Tensor, added: Tensor | None, after: After) -> Tensor:
