@@ -60,7 +60,7 @@ def main() -> None:
         start = Path(folder) / "model" / "start"
         method = DefaultFineTuningMethod(DefaultSettings(max_length=MAX_LENGTH))
         method.save_model(method.load_initial_model(), start)
-        rows = [{"variant": "start model", "seconds": 0.0, **quality(start_model())}]
+        rows: list[dict[str, Any]] = [{"variant": "start model", "seconds": 0.0, **quality(start_model())}]
         console.print(rows[0])
         shared: dict[str, tuple[DefaultFineTuningMethod, Prepared]] = {}
         for name in names:

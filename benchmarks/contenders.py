@@ -210,7 +210,7 @@ def sentence_transformers_trainer(bf16: bool, share: float = 1.0) -> dict[str, A
     from sentence_transformers.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
-    class StepCounter(TrainerCallback):  # type: ignore[misc]
+    class StepCounter(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             turns.step(args.train_batch_size)
 
@@ -264,7 +264,7 @@ def one_session_at_a_time(share: float = 1.0) -> dict[str, Any]:
         found = scores()
         loss = softplus(0.1 - (found[clicked][:, None] - found[~clicked][None, :])).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         optimizer.step()
         with torch.no_grad():
             scores()
@@ -422,8 +422,8 @@ class Watch:
             update(average)
             self._keep(average)
 
-        Encoder.encode = counted  # type: ignore[method-assign]
-        AveragedWeights.update = updated  # type: ignore[method-assign]
+        Encoder.encode = counted  # type: ignore[method-assign, assignment]
+        AveragedWeights.update = updated  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
     from tuneloop.search.bulk import BulkEncoder
     from tuneloop.search.model import load_model
 
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it has no types
     source = get_model_path()
     plain = load_model(source)
     sample = random.Random(1).sample(texts, min(len(texts), 128))
@@ -64,7 +65,7 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
         if has_bf16():
             half = load_model(source).bfloat16()
             tried = {
-                size: _seconds(lambda size=size: half.encode(sample, batch_size=size, convert_to_tensor=True))[0]
+                size: _seconds(partial(half.encode, sample, batch_size=size, convert_to_tensor=True))[0]
                 for size in BATCH_SIZES
             }
             sizes[BF16] = best = min(tried, key=lambda size: tried[size])
@@ -76,7 +77,7 @@ def measure(texts: list[str], rounds: int, console: Console) -> tuple[list[dict[
                 taken, vectors[name] = _seconds(encode)
                 seconds[name].append(taken)
                 console.print(f"round {number}: {name} {len(texts) / taken:.1f} items/s")
-        runs = [
+        runs: list[dict[str, Any]] = [
             {
                 "encoder": name,
                 "batch_size": sizes[name],

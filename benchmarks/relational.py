@@ -163,9 +163,9 @@ def run(case: Case, names: Sequence[str] | None, *, quick: bool) -> list[dict[st
     shares = {best.learner: weight for best, weight in zip(champions, weights, strict=True)}
     both = [combine(each, weights) for each in zip(*found, strict=True)]
     rows = [row(case, both, together) | {"learner": "all", "validation": validation, "shares": shares}]
-    for best, predictions, correction in zip(champions, found, corrections, strict=True):
+    for best, by_seed, correction in zip(champions, found, corrections, strict=True):
         own = {"learner": best.learner, "validation": best.validation, "params": best.params, "found": best.found}
-        rows.append(row(case, predictions, correction) | own)
+        rows.append(row(case, by_seed, correction) | own)
     return [common | each for each in (rows if len(champions) > 1 else rows[1:])]
 
 

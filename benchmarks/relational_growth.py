@@ -85,9 +85,10 @@ def in_a_process(folder: Path) -> dict[str, Any]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Plan and compute the features of all examples, and scan the transactions."""
-    from tuneloop.relational import CandidateKey, ForeignKey, NodeTask, Splits, Table
+    from tuneloop.relational import CandidateKey, Dataset, ForeignKey, NodeTask, Splits, Table
+    from tuneloop.relational.examples import read_examples
     from tuneloop.relational.opening import open_tables
-    from tuneloop.relational.prepare import NodePreparation
+    from tuneloop.relational.prepare import compute_features, plan_features
     from tuneloop.relational.sources import Sources
 
     customer = ForeignKey("customer_id", link_to="customers.customer_id")
@@ -111,14 +112,15 @@ def measure(folder: Path) -> dict[str, Any]:
         label_column="churn",
         source=splits,
     )
+    dataset = Dataset("shop", tables=tables, task=task)
     wanted = {table.name: table.source for table in tables} | {"task.train": splits.train}
     with open_tables(wanted, Sources(), memory_gb=MEMORY_GB) as data:
         scan_seconds = min(scan(data, folder) for _ in range(2))
         began, worked = time.perf_counter(), time.process_time()
-        preparation = NodePreparation(tables, task, data, {"train": data["task.train"]})
+        examples = read_examples(task, {"train": data["task.train"]})["train"]
+        plan = plan_features(dataset, data, examples)
         planned = time.perf_counter() - began
-        examples = preparation.examples["train"]
-        features = preparation.compute(examples, examples)
+        features = compute_features(plan, dataset, data, examples, examples)
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         known = float(np.isfinite(features.values[:: max(len(examples) // 1000, 1)]).mean())
     return {
@@ -126,7 +128,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "examples": len(examples),
         "features": len(features.columns),
         "known": known,
-        "left_out": list(preparation.plan.left_out),
+        "left_out": list(plan.left_out),
         "plan_seconds": planned,
         "seconds": seconds,
         "cpu_seconds": worked,

@@ -160,7 +160,7 @@ def graph(dataset: Dataset, data: OpenTables, examples: dict[str, Examples], fol
     links = run.fitted.predict(dataset, data, examples["test"], None, Listener())
     assert isinstance(links, Links)
     values = link_values(METRIC, examples["test"].labels, links)
-    return Contender("graph", run.value, learner.defaults() | run.found, values, time.perf_counter() - began)
+    return Contender("graph", run.value, {**learner.defaults(), **run.found}, values, time.perf_counter() - began)
 
 
 class Listener(Silent):
