@@ -83,10 +83,12 @@ class Computer:
             for query in FeatureQueries(self._plan, self._tables, self._data, self._history).of(examples):
                 yield query.features, query.counts, query.rows.to_pyarrow()
             return
-        for written in _written(_Asked.of(self._plan, self._tables, used, self._data.engine)):
+        for written in _written(_Asked.of(self._plan, self._tables, used)):
             answer = self._data.answer(written.over(places))
             if written.kept:
-                places[written.kept] = self._data.place(self._data.bring(answer, "kept")) or ""
+                place = self._data.place(self._data.bring(answer, "kept"))
+                assert place is not None
+                places[written.kept] = place
             else:
                 yield written.features, written.counts, answer
 
@@ -102,19 +104,18 @@ class _Asked:
     plan: Plan = field(compare=False)
     tables: tuple[Table, ...] = field(compare=False)
     schemas: Mapping[str, ibis.Schema] = field(compare=False)
-    engine: Any = field(compare=False)
 
     @classmethod
-    def of(cls, plan: Plan, tables: tuple[Table, ...], used: Mapping[str, ibis.Table], engine: Any) -> _Asked:
+    def of(cls, plan: Plan, tables: tuple[Table, ...], used: Mapping[str, ibis.Table]) -> _Asked:
         schemas = {name: rows.schema() for name, rows in used.items()}
         columns = {name: [str(each) for each in schema.items()] for name, schema in schemas.items()}
         text = json.dumps([plan.to_json(), [str(replace(table, source="any")) for table in tables], columns])
-        return cls(text, plan, tables, schemas, engine)
+        return cls(text, plan, tables, schemas)
 
 
 @dataclass(frozen=True)
 class _Written:
-    """A query in the engine's SQL, over names that stand for those of tables.
+    """A query in DuckDB's SQL, over names that stand for those of tables.
 
     Attributes:
         sql: it.
@@ -152,13 +153,13 @@ def _written(asked: _Asked) -> tuple[_Written, ...]:
 
     def keep(rows: ibis.Table) -> ibis.Table:
         kept = f"kept {len(found)}"
-        found.append(_Written(asked.engine.compile(rows), names, kept=kept))
+        found.append(_Written(ibis.duckdb.compile(rows), names, kept=kept))
         return standing(kept, rows.schema())
 
     rows = {table: standing(table, schema) for table, schema in asked.schemas.items()}
     queries = FeatureQueries(asked.plan, asked.tables, rows, rows.get(_HISTORY), keep=keep)
     for query in queries.of(rows[_EXAMPLES]):
-        found.append(_Written(asked.engine.compile(query.rows), names, query.features, query.counts))
+        found.append(_Written(ibis.duckdb.compile(query.rows), names, query.features, query.counts))
     return tuple(found)
 
 

@@ -88,7 +88,7 @@ class OpenTables(Mapping[str, "ibis.Table"]):
         if not self.is_local or not isinstance(table, DatabaseTable):
             return None
         names = (table.namespace.catalog, table.namespace.database, table.name)
-        return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
+        return identifier(*(name for name in names if name is not None))
 
     def answer(self, sql: str) -> pa.Table:
         """What DuckDB answers to SQL that Ibis wrote."""
@@ -168,6 +168,11 @@ def first_line(error: BaseException) -> str:
     """What an engine's error says, without its hints, positions and passwords."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return re.sub(r"://[^@\s/]+@", "://…@", text)
+
+
+def identifier(*names: str) -> str:
+    """A name in SQL: of a column, or of a table with its schema and catalog before it."""
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
 # -- DuckDB

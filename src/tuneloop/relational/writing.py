@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuneloop.errors import Conflict, InvalidInput
-from tuneloop.relational.opening import first_line
+from tuneloop.relational.opening import first_line, identifier
 from tuneloop.relational.outputs import Output
 
 if TYPE_CHECKING:
@@ -134,10 +134,6 @@ def _parts(output: Output, schema: str) -> tuple[str, str]:
     return found or schema, name
 
 
-def _quoted(*names: str) -> str:
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
-
-
 # -- DuckDB
 
 
@@ -180,11 +176,11 @@ def _write_duckdb(staged: Path, output: Output, mark: str, overwrite: bool, chec
             if there is not None and not overwrite:
                 raise taken(output)
             source = str(staged).replace("'", "''")
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(schema)}")
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
             connection.execute(
-                f"CREATE OR REPLACE TABLE {_quoted(schema, name)} AS SELECT * FROM read_parquet('{source}')"
+                f"CREATE OR REPLACE TABLE {identifier(schema, name)} AS SELECT * FROM read_parquet('{source}')"
             )
-            connection.execute(f"COMMENT ON TABLE {_quoted(schema, name)} IS '{mark}'")
+            connection.execute(f"COMMENT ON TABLE {identifier(schema, name)} IS '{mark}'")
             connection.commit()
         if new:  # a killed process leaves no empty database behind
             place(part, output)
@@ -215,7 +211,7 @@ def _postgresql_comment(connection: psycopg.Connection[Any], output: Output) -> 
     sql = (
         "SELECT coalesce(obj_description(found, 'pg_class'), '') FROM to_regclass(%s) AS found WHERE found IS NOT NULL"
     )
-    row = connection.execute(sql, [_quoted(*names)]).fetchone()
+    row = connection.execute(sql, [identifier(*names)]).fetchone()
     return None if row is None else str(row[0])
 
 
@@ -225,7 +221,7 @@ def _write_postgresql(staged: Path, output: Output, mark: str, overwrite: bool, 
 
     schema, name = _parts(output, "public")
     file = pq.ParquetFile(staged)
-    table = _quoted(schema, name)
+    table = identifier(schema, name)
     with _postgresql(output) as connection:
         there = _postgresql_comment(connection, output)
         if there == mark:
@@ -233,7 +229,7 @@ def _write_postgresql(staged: Path, output: Output, mark: str, overwrite: bool, 
         if there is not None and not overwrite:
             raise taken(output)
         try:
-            columns = ", ".join(f"{_quoted(field.name)} {_sql_type(field.type)}" for field in file.schema_arrow)
+            columns = ", ".join(f"{identifier(field.name)} {_sql_type(field.type)}" for field in file.schema_arrow)
             _run(connection, f"DROP TABLE IF EXISTS {table}")
             _run(connection, f"CREATE TABLE {table} ({columns})")
             with connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN".encode()) as copy:
