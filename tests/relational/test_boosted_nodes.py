@@ -19,7 +19,7 @@ from scipy.special import logit
 
 from support.tables import START, shop_document
 from tuneloop.relational import Dataset
-from tuneloop.relational.backtest import backtests
+from tuneloop.relational.backtest import backtests, recent_mean
 from tuneloop.relational.boosted_model import BoostedModel
 from tuneloop.relational.boosted_nodes import BoostedNodes
 from tuneloop.relational.examples import Examples, read_examples
@@ -207,6 +207,13 @@ def test_backtests_learn_from_what_was_known_alone(tmp_path: Path) -> None:
     for each in ended:
         assert (each.examples.cuts < each.examples.times).all()
         assert (folds.train.times[each.train] + np.timedelta64(horizon)).max() <= each.examples.cuts.max()
+
+
+def test_the_later_a_split_the_more_it_counts() -> None:
+    assert recent_mean([3.0]) == 3
+    assert recent_mean([1.0, 4.0, 4.0]) == pytest.approx((4 * 1 + 2 * 4 + 4) / 7)
+    assert recent_mean([float("nan"), 1.0, 4.0]) == pytest.approx((2 * 1 + 4) / 3)
+    assert np.isnan(recent_mean([float("nan")]))
 
 
 LATER = START + timedelta(days=300)

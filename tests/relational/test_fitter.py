@@ -1,5 +1,6 @@
-"""How much each of two learners counts where they predict together."""
+"""How runs are judged, and how much each of two learners counts where they predict together."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -91,6 +92,28 @@ def test_who_knows_nothing_does_not_count_and_stays_for_its_embeddings() -> None
     tried = [Tried(number, name, outcome="done") for number, name in enumerate(NAMES)]
     blend = Tried(2, BLEND, outcome="done", found={"runs": [0, 1], "weights": weights})
     assert parts_of(blend, [*tried, blend]) == [(tried[0], 1.0), (tried[1], 0.0)]
+
+
+def test_a_run_is_judged_as_it_will_be_served() -> None:
+    rng = np.random.default_rng(0)
+    weeks, count = 30, 40
+    truth, own = rng.normal(size=weeks * count), np.tile(rng.normal(size=count), weeks)
+    times = np.datetime64("2020-01-01", "us") + np.repeat(7 * np.arange(weeks), count) * np.timedelta64(1, "D")
+    keys, labels = (pa.chunked_array([pa.array(each)]) for each in (np.tile(np.arange(count), weeks), truth + own))
+    examples = Examples(keys, times, times.copy(), labels)
+    noise = rng.normal(size=len(truth))
+    steady, noisy = Said(truth), Said(truth + own + noise)  # one misses the same of each person again and again
+    values = {}
+    for horizon in (None, timedelta(days=7)):
+        task = replace(node("regression", "mae"), horizon=horizon)
+        people = Table("people", source="people.parquet", candidate_keys=[CandidateKey("id")])
+        dataset = Dataset("made up", tables=[people], task=task)
+        learners = {"one": steady, "other": noisy}
+        fitter = Fitter(dataset, {}, Folds(examples, examples), learners, seed=0)  # type: ignore[arg-type]
+        values[horizon] = [fitter.fit(at, Question(name, {}, {}), Silent()).value for at, name in enumerate(NAMES)]
+    assert values[None] == [0.0, 0.0]  # as the learners say: nothing becomes known
+    one, other = values[timedelta(days=7)]
+    assert one < 0.7 * other < other < np.abs(noise).mean() < np.abs(own).mean()
 
 
 def test_links_are_blended_by_what_examples_were_linked_to() -> None:

@@ -16,12 +16,15 @@ from tuneloop.relational.learner import Fitted, Silent
 from tuneloop.relational.metrics import measure
 from tuneloop.relational.model import Part, TableModel
 from tuneloop.relational.outcomes import (
+    HALF_LIVES,
     MOST,
     RECENT,
+    STRENGTHS,
     Correction,
     Line,
     can_be_corrected,
     choose_correction,
+    corrected_splits,
     outcomes,
 )
 
@@ -42,9 +45,9 @@ def examples(keys: np.ndarray, days: np.ndarray, labels: np.ndarray | None = Non
     return Examples(pa.chunked_array([pa.array(keys)]), times, times.copy(), known)
 
 
-def people(task_type: str, effect: float, *, weeks: int = 30) -> tuple[Examples, np.ndarray]:
+def people(task_type: str, effect: float, *, weeks: int = 30, seed: int = 0) -> tuple[Examples, np.ndarray]:
     """Forty people, week by week, and what a model says of them that does not know the effect of each."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     keys, days = np.tile(np.arange(40), weeks), np.repeat(7 * np.arange(weeks), 40)
     known, own = rng.normal(size=len(keys)), effect * rng.normal(size=40)[keys]
     if task_type == "regression":
@@ -82,7 +85,26 @@ def test_earlier_splits_decide_as_well() -> None:
     opposite = replace(flat[0], labels=pa.chunked_array([turning])), flat[1]  # errors that turn every week
     assert choose_correction(task(), [helped]) is not None
     assert choose_correction(task(), [opposite]) is None
-    assert choose_correction(task(), [helped, opposite, opposite, opposite]) is None
+    nothing = replace(flat[0], labels=pa.chunked_array([flat[1]])), flat[1]  # nothing was missed
+    assert choose_correction(task(), [nothing, helped]) is not None
+    assert choose_correction(task(), [nothing, opposite]) is None
+    assert choose_correction(task(), [opposite, helped, helped, helped]) is None  # the latest decides most
+
+
+@settings(max_examples=15, deadline=None)
+@given(effect=st.floats(0, 1.5), seed=st.integers(0, 5), metric=st.sampled_from(["roc_auc", "accuracy"]))
+def test_of_probabilities_the_likelihood_decides(effect: float, seed: int, metric: str) -> None:
+    asked = task("binary_classification", evaluation_metric=metric)
+    held, predictions = people("binary_classification", effect, weeks=8, seed=seed)
+    true = held.labels.to_numpy()  # type: ignore[union-attr]
+
+    def loss(correction: Correction | None) -> float:
+        [found] = corrected_splits(asked, [(held, predictions)], correction)
+        return float(-np.log(np.where(true, found, 1 - found)).mean())
+
+    spread = float((predictions * (1 - predictions)).mean())
+    every = [None, *(Correction(half_life, each * spread) for half_life in HALF_LIVES for each in STRENGTHS)]
+    assert loss(choose_correction(asked, [(held, predictions)])) == pytest.approx(min(map(loss, every)))
 
 
 rows = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.floats(-2, 2)), max_size=40)

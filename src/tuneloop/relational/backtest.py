@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -65,6 +66,18 @@ def backtests(train: Examples, validation: Examples, horizon: timedelta | None) 
 def is_frozen(examples: Examples) -> bool:
     """Whether some see less than all rows up to their time."""
     return bool((examples.cuts < examples.times).any())
+
+
+def recent_mean(values: Sequence[float]) -> float:
+    """The mean of a figure over splits, the latest first: each counts half as much as the one after it.
+
+    Twenty years ago says less of the next year than last year does. NaN is left out; NaN where nothing else is.
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return float("nan")
+    weights = 0.5 ** np.arange(len(values))
+    return float(np.average(np.asarray(values)[known], weights=weights[known]))
 
 
 def varied(labels: NDArray[Any]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tuneloop.relational.backtest import is_frozen, recent_mean
 from tuneloop.relational.blend import combine
 from tuneloop.relational.bootstrap import samples
 from tuneloop.relational.dataset import Dataset
@@ -29,7 +30,7 @@ from tuneloop.relational.learner import (
 )
 from tuneloop.relational.model import Part, TableModel, task_of
 from tuneloop.relational.opening import OpenTables
-from tuneloop.relational.outcomes import Correction, can_be_corrected, choose_correction
+from tuneloop.relational.outcomes import Correction, Held, can_be_corrected, choose_correction, corrected_splits
 from tuneloop.relational.permutation import importance_by_table
 from tuneloop.relational.schema import NodeTask
 from tuneloop.relational.search import BLEND, Question, Tried
@@ -70,6 +71,7 @@ class Fitter:
     def fit(self, number: int, question: Question, watcher: Watcher) -> Run:
         """One run of a search; each learner's best is kept for blending and for the report."""
         run = self._learner(question.learner, watcher).fit(question.params, seed=self._seed, watcher=watcher)
+        run = self._as_served(run)
         kept = self._kept.get(question.learner)
         sign = 1 if self.task.maximise else -1
         if kept is None or sign * run.value > sign * kept[1].value:
@@ -99,13 +101,31 @@ class Fitter:
         Args:
             parts: the runs, each with its weight.
         """
-        if not isinstance(self.task, NodeTask) or not can_be_corrected(self.task):
+        if not can_be_corrected(self.task):
             return None
+        assert isinstance(self.task, NodeTask)
+        found = choose_correction(self.task, self._held(parts))
+        return found and replace(found, since=self._folds.whole.times.max())
+
+    def _held(self, parts: Sequence[tuple[Run, float]]) -> list[Held]:
+        """The validation split and earlier ones, the latest first, with what runs predict of them."""
         runs, weights = zip(*parts, strict=True)
         held = [(self._folds.validation, combine([run.predictions for run in runs], weights))]
         held += [each for run, weight in parts if weight > 0 for each in run.earlier]
-        found = choose_correction(self.task, [(each, np.asarray(predictions)) for each, predictions in held])
-        return found and replace(found, since=self._folds.whole.times.max())
+        return [(each, np.asarray(predictions)) for each, predictions in held]
+
+    def _as_served(self, run: Run) -> Run:
+        """A run, judged by predictions that are corrected as they will be, and later splits more than earlier ones.
+
+        Where rows end before the examples nothing becomes known, and a run is judged as its learner does.
+        """
+        if not can_be_corrected(self.task) or is_frozen(self._folds.validation):
+            return run
+        assert isinstance(self.task, NodeTask)
+        held = self._held([(run, 1.0)])
+        found = corrected_splits(self.task, held, choose_correction(self.task, held))
+        values = [self.value(examples, each) for (examples, _), each in zip(held, found, strict=True)]
+        return replace(run, value=recent_mean(values))
 
     def blend(self, champions: Sequence[Tried], watcher: Watcher) -> tuple[list[float], Predictions]:
         """The weights of two runs in one prediction of both, and what they predict of the validation examples.

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from tuneloop.relational.backtest import recent_mean
 from tuneloop.relational.examples import Examples, Times
 from tuneloop.relational.judging import entity_numbers, value_of
 from tuneloop.relational.labels import label_values
@@ -239,11 +240,12 @@ def can_be_corrected(task: NodeTask | LinkTask) -> bool:
 
 
 def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None:
-    """What serves held-out predictions best, by the mean of the task's metric over splits; None where nothing does.
+    """What serves held-out predictions best, by what they miss on average over splits; None where nothing does.
 
     Args:
         task: what is predicted.
-        held: validation splits, each with its predictions, (N,), by a model that learnt from none of it.
+        held: validation splits, the latest first, each with its predictions, (N,), by a model that learnt from none of
+            it.
     """
     values = task.task_type == "regression"
     looked_at = [outcomes(task, examples, examples, everybody=values) for examples, _ in held]
@@ -261,19 +263,46 @@ def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None
     return best
 
 
+def corrected_splits(task: NodeTask, held: Sequence[Held], correction: Correction | None) -> list[Values]:
+    """The predictions of held-out splits, (N,) each, corrected as their labels become known."""
+    if correction is None:
+        return [predictions for _, predictions in held]
+    looked_at = [correction.outcomes(task, examples, examples) for examples, _ in held]
+    return _corrected(task, held, looked_at, correction)
+
+
+def _corrected(
+    task: NodeTask, held: Sequence[Held], looked_at: Sequence[Outcomes], correction: Correction
+) -> list[Values]:
+    return [
+        correction.corrected(task, examples, predictions, examples, predictions, each)
+        for (examples, predictions), each in zip(held, looked_at, strict=True)
+    ]
+
+
 def _best(
     task: NodeTask, held: Sequence[Held], looked_at: Sequence[Outcomes], candidates: Sequence[Correction | None]
 ) -> Correction | None:
-    """The candidate with the best mean of the task's metric over the splits, those left out where it is not defined."""
-    sign = 1 if task.maximise else -1
-    means = [sign * _mean(task, held, looked_at, each) for each in candidates]
-    return candidates[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
+    """The candidate with the least loss: of probabilities the log loss, of values by the task's metric.
+
+    A metric of the order of predictions, such as AUROC, says little by a few hundred examples, and the variance of
+    effects is what the likelihood estimates.
+    """
+    losses = []
+    for candidate in candidates:
+        found = [predictions for _, predictions in held]
+        if candidate is not None:
+            found = _corrected(task, held, looked_at, candidate)
+        each = [_loss(task, examples, predictions) for (examples, _), predictions in zip(held, found, strict=True)]
+        losses.append(recent_mean(each))
+    return candidates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
 
 
-def _mean(task: NodeTask, held: Sequence[Held], looked_at: Sequence[Outcomes], correction: Correction | None) -> float:
-    found = []
-    for (examples, predictions), each in zip(held, looked_at, strict=True):
-        if correction is not None:
-            predictions = correction.corrected(task, examples, predictions, examples, predictions, each)
-        found.append(value_of(task, task.evaluation_metric, examples, predictions, ()))
-    return float(np.nanmean(found))
+def _loss(task: NodeTask, examples: Examples, predictions: Values) -> float:
+    if task.task_type == "regression":
+        value = value_of(task, task.evaluation_metric, examples, predictions, ())
+        return -value if task.maximise else value
+    assert examples.labels is not None
+    true = label_values(task, examples.labels, ()) > 0.5
+    sure = np.clip(np.where(true, predictions, 1 - predictions), _SURE, 1)
+    return float(-np.log(sure).mean())
