@@ -85,6 +85,7 @@ def test_earlier_splits_decide_as_well() -> None:
     opposite = replace(flat[0], labels=pa.chunked_array([turning])), flat[1]  # errors that turn every week
     assert choose_correction(task(), [helped]) is not None
     assert choose_correction(task(), [opposite]) is None
+    assert choose_correction(task(), [helped, opposite, opposite, opposite]) is None
     nothing = replace(flat[0], labels=pa.chunked_array([flat[1]])), flat[1]  # nothing was missed
     assert choose_correction(task(), [nothing, helped]) is not None
     assert choose_correction(task(), [nothing, opposite]) is None

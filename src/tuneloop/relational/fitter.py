@@ -103,7 +103,6 @@ class Fitter:
         """
         if not can_be_corrected(self.task):
             return None
-        assert isinstance(self.task, NodeTask)
         found = choose_correction(self.task, self._held(parts))
         return found and replace(found, since=self._folds.whole.times.max())
 
@@ -121,7 +120,6 @@ class Fitter:
         """
         if not can_be_corrected(self.task) or is_frozen(self._folds.validation):
             return run
-        assert isinstance(self.task, NodeTask)
         held = self._held([(run, 1.0)])
         found = corrected_splits(self.task, held, choose_correction(self.task, held))
         values = [self.value(examples, each) for (examples, _), each in zip(held, found, strict=True)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,7 +232,7 @@ def _last_of_everybody(cuts: Times, known: Times, rows: Numbers) -> dict[str, Nu
     return {"everybody": rows[looked_at], "first": place[first], "end": place[end]}
 
 
-def can_be_corrected(task: NodeTask | LinkTask) -> bool:
+def can_be_corrected(task: NodeTask | LinkTask) -> TypeGuard[NodeTask]:
     """Whether errors of a task's predictions are single numbers that become known."""
     if not isinstance(task, NodeTask) or task.horizon is None or task.time_column is None:
         return False
@@ -263,17 +263,24 @@ def choose_correction(task: NodeTask, held: Sequence[Held]) -> Correction | None
     return best
 
 
-def corrected_splits(task: NodeTask, held: Sequence[Held], correction: Correction | None) -> list[Values]:
-    """The predictions of held-out splits, (N,) each, corrected as their labels become known."""
+def corrected_splits(
+    task: NodeTask,
+    held: Sequence[Held],
+    correction: Correction | None,
+    looked_at: Sequence[Outcomes] | None = None,
+) -> list[Values]:
+    """The predictions of held-out splits, (N,) each, corrected as their labels become known.
+
+    Args:
+        task: what is predicted.
+        held: the splits, each with its predictions, (N,).
+        correction: how they are corrected; None: not at all.
+        looked_at: the outcomes of each split, where they are known already.
+    """
     if correction is None:
         return [predictions for _, predictions in held]
-    looked_at = [correction.outcomes(task, examples, examples) for examples, _ in held]
-    return _corrected(task, held, looked_at, correction)
-
-
-def _corrected(
-    task: NodeTask, held: Sequence[Held], looked_at: Sequence[Outcomes], correction: Correction
-) -> list[Values]:
+    if looked_at is None:
+        looked_at = [correction.outcomes(task, examples, examples) for examples, _ in held]
     return [
         correction.corrected(task, examples, predictions, examples, predictions, each)
         for (examples, predictions), each in zip(held, looked_at, strict=True)
@@ -290,9 +297,7 @@ def _best(
     """
     losses = []
     for candidate in candidates:
-        found = [predictions for _, predictions in held]
-        if candidate is not None:
-            found = _corrected(task, held, looked_at, candidate)
+        found = corrected_splits(task, held, candidate, looked_at)
         each = [_loss(task, examples, predictions) for (examples, _), predictions in zip(held, found, strict=True)]
         losses.append(recent_mean(each))
     return candidates[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
@@ -302,7 +307,8 @@ def _loss(task: NodeTask, examples: Examples, predictions: Values) -> float:
     if task.task_type == "regression":
         value = value_of(task, task.evaluation_metric, examples, predictions, ())
         return -value if task.maximise else value
+    from sklearn.metrics import log_loss
+
     assert examples.labels is not None
-    true = label_values(task, examples.labels, ()) > 0.5
-    sure = np.clip(np.where(true, predictions, 1 - predictions), _SURE, 1)
-    return float(-np.log(sure).mean())
+    true = label_values(task, examples.labels, ())
+    return float(log_loss(true, np.clip(predictions, _SURE, 1 - _SURE), labels=[0, 1]))
